@@ -1,0 +1,1 @@
+"""The shared vocabulary: what every other room may name without knowing another room."""

@@ -1,0 +1,78 @@
+"""What the world gives: a sample of messages, with references, tags and the place that it came from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a sample stands: a file and its row. The first row of data is 1; a header is not counted."""
+
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words in a message."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture in a message, still encoded (the bytes of a PNG, JPEG, ... file)."""
+
+    data: bytes = field(repr=False)
+
+
+Part = Text | Image
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The words of the turn, without its pictures."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures of the turn, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Image))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training or evaluation item.
+
+    `references` are the answers that an evaluation compares with; `tags` slice scores; `group` names what must
+    stay on one side of a split and what a bootstrap resamples (the sample's id where no group was asked for).
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    references: tuple[str, ...]
+    origin: Origin
+    tags: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The words of the last user turn."""
+        return next((turn.text for turn in reversed(self.messages) if turn.role == "user"), "")
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All pictures of the sample, in order of their turns."""
+        return tuple(image for turn in self.messages for image in turn.images)
