@@ -1,0 +1,129 @@
+"""The `data` section: sources, splits, what happens with bad rows, and training-time picture transforms."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from finesight.config.base import Section
+
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Columns(Section):
+    """Names of the columns (or JSON keys) that a sample is made from; those absent are guessed and said."""
+
+    image: str | None = None
+    """Column of the picture: base64 text or a path below `root`."""
+    question: str | None = None
+    """Column of the question; without one the recipe's `prompt` is asked."""
+    answer: str | None = None
+    """Column of the answer or caption."""
+    id: str | None = None
+    """Column of a unique name; the row number where absent."""
+
+
+class SourceBase(Section):
+    """What every source has."""
+
+    path: str
+    """File or folder; relative to where the command runs. `shipped:flags/flags.csv` names shipped data."""
+    columns: Columns = Columns()
+    """Names of the columns."""
+    prompt: str | None = None
+    """What is asked of each picture. `{name}` puts in that column's text."""
+    where: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Only rows whose column has this value (or one of these)."""
+    tags: tuple[str, ...] = ()
+    """Columns whose values slice the scores."""
+    group: str | None = None
+    """Column of what belongs together: kept on one side of a split, resampled together by a bootstrap."""
+    max_samples: PositiveInt | None = None
+    """Use only the first so many samples."""
+
+
+class CsvSource(SourceBase):
+    """A CSV or TSV file with a header row; pictures as base64 text or as paths."""
+
+    source: Literal["csv"]
+    root: str | None = None
+    """Folder that picture paths are relative to; the file's own folder where absent."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Character between columns; a tab for `.tsv`, else a comma."""
+
+
+class FolderSource(SourceBase):
+    """A folder of pictures with a JSON or JSON Lines file of rows, or a `.txt` caption beside each picture."""
+
+    source: Literal["folder"]
+    rows: str | None = None
+    """File of rows below `path`; `rows.json`, `rows.jsonl`, `metadata.jsonl` or `captions.json` where absent."""
+
+
+Source = Annotated[CsvSource | FolderSource, Field(discriminator="source")]
+Sources = Source | tuple[Source, ...]
+
+
+class ByColumn(Section):
+    """Rows of the training data that a column's value assigns to this split."""
+
+    column: str
+    """Column to look at."""
+    values: tuple[str, ...]
+    """Values that belong to this split."""
+
+
+class Split(Section):
+    """A part of the training data, taken out of it."""
+
+    split: Ratio | ByColumn
+    """Share of the samples (or of the groups), or a column and its values."""
+    group: str | None = None
+    """Column whose values stay on one side; the source's `group` where absent."""
+
+
+class Transforms(Section):
+    """Random changes of a training picture; a pure function of seed, epoch and sample. All are off by default."""
+
+    rotate: NonNegativeFloat = 0.0
+    """Largest rotation, in degrees, either way."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of size, either way (0.2: from 0.8 to 1.2 times)."""
+    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest shift as a share of the width and height."""
+    shear: NonNegativeFloat = 0.0
+    """Largest shear, in degrees."""
+    wave: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Largest sine displacement as a share of the height, as cloth in the wind."""
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of brightness."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of contrast."""
+    saturation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of saturation."""
+    hue: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest turn of the colour wheel, in degrees."""
+
+
+class Data(Section):
+    """What is learned from, validated on and tested on."""
+
+    train: Sources
+    """One source, or a list of them, one after another."""
+    val: Sources | Split | None = None
+    """Samples for the validation loss and the evaluation while training."""
+    test: Sources | Split | None = None
+    """Samples for the final scores; `val` where absent."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What a row that cannot be used does: end the run, or be left out, counted and listed in `faults.csv`."""
+    bad_row_limit: NonNegativeInt | None = None
+    """With `skip`: more bad rows than this end the run all the same; no limit where absent."""
+    transforms: Transforms = Transforms()
+    """Random changes of the training pictures."""
+    workers: NonNegativeInt = 0
+    """Processes that read and prepare samples beside the training; 0 prepares them in between."""
+
+    @model_validator(mode="after")
+    def _limit_needs_skip(self) -> "Data":
+        if self.bad_row_limit is not None and self.on_bad_row != "skip":
+            raise ValueError("`bad_row_limit` has a meaning only with `on_bad_row: skip`")
+        return self

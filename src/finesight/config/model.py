@@ -1,0 +1,98 @@
+"""The `model` section: where the weights come from, or every size of a model from scratch."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from finesight.config.base import Section
+
+PartName = Literal["vision_tower", "projector", "language_model"]
+
+
+class Vision(Section):
+    """Sizes of the vision transformer (SigLIP's layers, without its pooling head)."""
+
+    image_size: PositiveInt = 32
+    """Height and width that a picture is squashed to, in pixels."""
+    patch: PositiveInt = 8
+    """Height and width of one patch in pixels; must divide `image_size`. (image_size / patch)² visual tokens."""
+    layers: PositiveInt = 4
+    """Number of transformer layers."""
+    heads: PositiveInt = 4
+    """Number of attention heads; must divide `width`."""
+    width: PositiveInt = 128
+    """Hidden size."""
+    mlp: PositiveInt = 512
+    """Hidden size inside each feed-forward block."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Vision":
+        if self.image_size % self.patch:
+            raise ValueError(f"patch {self.patch} does not divide image_size {self.image_size}")
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
+
+
+class Decoder(Section):
+    """Sizes of the language model (Llama's layers)."""
+
+    layers: PositiveInt = 4
+    """Number of transformer layers."""
+    heads: PositiveInt = 4
+    """Number of attention heads; must divide `width`."""
+    kv_heads: PositiveInt | None = None
+    """Number of key and value heads (grouped-query attention); `heads` where absent; must divide `heads`."""
+    width: PositiveInt = 128
+    """Hidden size."""
+    mlp: PositiveInt = 512
+    """Hidden size inside each feed-forward block."""
+    context: PositiveInt = 128
+    """Longest sequence in tokens, visual tokens included."""
+    tie_embeddings: bool = True
+    """Use one matrix for the input and the output embeddings."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Decoder":
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        if self.kv_heads and self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+        return self
+
+
+class Tokenizer(Section):
+    """A byte-level BPE tokenizer, trained on the texts of the recipe's own training data."""
+
+    vocabulary: int = Field(default=512, ge=264)
+    """Largest number of tokens: 256 bytes, the special tokens, then merges."""
+
+
+class Scratch(Section):
+    """A model from scratch in the LLaVA architecture of `transformers`: vision transformer, projector, decoder."""
+
+    vision: Vision = Vision()
+    """Sizes of the vision transformer."""
+    projector: Literal["linear", "mlp"] = "mlp"
+    """How a visual token becomes a token of the decoder: one matrix, or two with a GELU between."""
+    decoder: Decoder = Decoder()
+    """Sizes of the decoder."""
+    tokenizer: Tokenizer = Tokenizer()
+    """How the tokenizer is trained."""
+
+
+class Model(Section):
+    """Where the model comes from: exactly one of `scratch` and `pretrained`."""
+
+    scratch: Scratch | None = None
+    """Every size of a model with random weights."""
+    pretrained: str | None = None
+    """A run, its `model/` folder, or any folder or hub id that `transformers` loads as a LLaVA model."""
+    freeze: tuple[PartName, ...] = ()
+    """Parts that do not learn."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Model":
+        if (self.scratch is None) == (self.pretrained is None):
+            raise ValueError("give exactly one of `scratch` and `pretrained`")
+        return self

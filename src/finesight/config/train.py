@@ -1,0 +1,125 @@
+"""The `train`, `evaluation`, `generation`, `log` and `report` sections."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from finesight.config.base import Section
+
+MetricName = Literal[
+    "exact_match", "exact_match_strict", "token_f1", "bleu", "cider", "rouge_l"
+]
+"""Keys of the metrics table in `evaluation/metrics`; a test holds the two equal."""
+
+BestBy = Literal[
+    "val_loss", "exact_match", "exact_match_strict", "token_f1", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider", "rouge_l"
+]
+"""What decides the best checkpoint. `val_loss` is better when lower, all others when higher."""
+
+
+class Stop(Section):
+    """Early stopping on `evaluation.best_by`."""
+
+    patience: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+    """Evaluations without improvement before stopping; below 1, a share of the run's steps without one."""
+    threshold: NonNegativeFloat = 0.0
+    """Improvement smaller than this is none, in units of the metric."""
+
+
+class Train(Section):
+    """How the model learns."""
+
+    epochs: PositiveInt | None = None
+    """Times that each sample is seen. Give this or `max_steps`."""
+    max_steps: PositiveInt | None = None
+    """Number of optimizer steps. Give this or `epochs`."""
+    batch_size: PositiveInt = 32
+    """Samples that one optimizer step sees."""
+    micro_batch: Literal["auto"] | PositiveInt = "auto"
+    """Samples of one forward and backward pass; the whole batch where `auto`. Changes memory, not what is learned."""
+    lr: PositiveFloat = 1e-3
+    """Highest learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """What the learning rate does after warming up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] | NonNegativeInt = 0.03
+    """Steps over which the learning rate rises from 0; below 1, a share of all steps."""
+    min_lr: NonNegativeFloat = 0.0
+    """Learning rate at the end, as a share of `lr`."""
+    weight_decay: NonNegativeFloat = 0.1
+    """AdamW's decay of matrices; biases, norms and embeddings do not decay."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """AdamW's averaging of gradients and of their squares."""
+    eps: PositiveFloat = 1e-8
+    """AdamW's smallest divisor."""
+    clip: NonNegativeFloat = 1.0
+    """Largest norm of all gradients together; 0 does not clip."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Numbers of the forward pass (weights stay fp32); `auto` is bf16 on GPUs that compute it, else fp32."""
+    length_window: NonNegativeInt = 50
+    """Batches within which samples of like length are put together; 0 does not sort."""
+    save_every: PositiveInt | None = None
+    """Steps between checkpoints; at each evaluation where absent."""
+    stop: Stop | None = None
+    """Early stopping; none where absent."""
+    overfit: PositiveInt | None = None
+    """Train on this many batches alone, again and again: a sanity run whose loss must fall to nearly 0."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give exactly one of `epochs` and `max_steps`")
+        return self
+
+    @model_validator(mode="after")
+    def _micro_fits(self) -> "Train":
+        if self.micro_batch != "auto" and self.micro_batch > self.batch_size:
+            raise ValueError(f"micro_batch {self.micro_batch} is larger than batch_size {self.batch_size}")
+        return self
+
+
+class Evaluation(Section):
+    """What is measured, and when."""
+
+    metrics: tuple[MetricName, ...] = ("exact_match", "token_f1")
+    """Scores of the answers."""
+    every: PositiveInt | None = None
+    """Steps between evaluations while training; once an epoch where absent."""
+    max_samples: NonNegativeInt = 256
+    """Validation samples that are answered at each evaluation while training (0: the loss alone)."""
+    best_by: BestBy = "val_loss"
+    """What decides the best checkpoint, which becomes the finished model."""
+    batch_size: PositiveInt = 64
+    """Samples that are answered or scored together."""
+    baselines: bool = False
+    """Compare the final scores with the majority answer and with the nearest training picture's answer."""
+    resamples: PositiveInt = 1000
+    """Bootstrap resamples of the intervals."""
+
+
+class Generation(Section):
+    """How answers are decoded."""
+
+    max_new_tokens: PositiveInt = 32
+    """Longest answer in tokens."""
+    num_beams: PositiveInt = 1
+    """Beams; 1 is greedy."""
+    length_penalty: float = 1.0
+    """With beams: above 0 favours longer answers."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Above 1 makes repeated tokens less likely."""
+
+
+class Log(Section):
+    """What is written while training."""
+
+    every: PositiveInt = 10
+    """Steps between lines in `metrics.jsonl`."""
+    samples: bool = False
+    """Write the ids of each step's samples to `samples.jsonl`."""
+
+
+class Report(Section):
+    """What the report shows."""
+
+    pictures: NonNegativeInt = 20
+    """Most pictures embedded in `report.html`; 0 for private data."""
