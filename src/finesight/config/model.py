@@ -1,6 +1,6 @@
 """The `model` section: where the weights come from, or every size of a model from scratch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -24,6 +24,8 @@ class Vision(Section):
     """Hidden size."""
     mlp: PositiveInt = 512
     """Hidden size inside each feed-forward block."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of attention weights that are dropped while training."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "Vision":
@@ -49,6 +51,8 @@ class Decoder(Section):
     """Hidden size inside each feed-forward block."""
     context: PositiveInt = 128
     """Longest sequence in tokens, visual tokens included."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of attention weights that are dropped while training."""
     tie_embeddings: bool = True
     """Use one matrix for the input and the output embeddings."""
 
