@@ -227,12 +227,16 @@ class ExampleSet:
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
-        sample, text = self.samples[index], self._encoded[index]
-        return Example(sample.id, text.tokens, text.targets, self.pictures(sample, epoch))
+        return self._example(index, self._transform, epoch)
 
-    def pictures(self, sample: Sample, epoch: int | None = None) -> tuple[np.ndarray, ...]:
-        """Pictures of a sample as the model gets them, uint8 (C, H, W); with an `epoch`, changed by the transforms."""
-        return prepare_pictures(sample, self.ports, self._transform if epoch is not None else None, epoch or 0)
+    def plain(self, index: int) -> Example:
+        """Example `index` without the training-time transforms."""
+        return self._example(index, None, 0)
+
+    def _example(self, index: int, transform: PictureTransform | None, epoch: int) -> Example:
+        sample, text = self.samples[index], self._encoded[index]
+        pictures = prepare_pictures(sample, self.ports, transform, epoch)
+        return Example(sample.id, text.tokens, text.targets, pictures)
 
     def prompt(self, index: int) -> np.ndarray:
         """Tokens of the question of sample `index`, ending where the model is to answer."""
