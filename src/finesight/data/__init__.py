@@ -1,0 +1,1 @@
+"""From rows to batches: sources, pictures, templates, encoding, packing and the loader."""
