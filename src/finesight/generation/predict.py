@@ -15,14 +15,8 @@ from finesight.core.ports import Ports
 from finesight.core.prediction import Prediction
 from finesight.data.collate import collate_prompts
 from finesight.data.dataset import ExampleSet, prepare_pictures
+from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
-
-
-def decoding(settings: Generation, ports: Ports) -> GenerationConfig:
-    """The recipe's decoding as `transformers` takes it; it is also saved beside the model."""
-    return GenerationConfig(
-        **settings.model_dump(), do_sample=False, eos_token_id=list(ports.end_ids), pad_token_id=ports.pad_id
-    )
 
 
 @torch.no_grad()
