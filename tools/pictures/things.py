@@ -1,0 +1,2 @@
+def build(library, folder):
+    pass
