@@ -6,8 +6,8 @@
 Sets: ``flags`` (rule of the answers: ``pictures/colours.py``; splits: ``pictures/flags.py``) and ``things``
 (``pictures/things.py``). The README beside each set is written by hand and is not touched.
 
-Needs npm and the network for what is not in the cache yet, and the exact versions in ``TOOLS``: another release may
-render or compress a pixel differently.
+Needs npm and the network for what is not in the cache yet, and the exact versions in ``TOOLS``: another
+release may render or compress a pixel differently.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SETS = ("flags", "things")
 
 
 def main() -> int:
-    """Build or check the sets asked for; the exit status says whether all is well."""
+    """Build or check the sets asked for; exit status 0, 1 if something differs, 2 without the right tools."""
     arguments = _arguments()
     faults = tool_faults()
     if faults:
         print(*faults, sep="\n", file=sys.stderr)
         return 2
-    chosen = arguments.sets or SETS
+    chosen = SETS if arguments.set == "both" else (arguments.set,)
     if not arguments.check:
         build(chosen, arguments.cache, SHIPPED)
         return 0
@@ -86,7 +86,7 @@ def differences(rebuilt: Path, shipped: Path) -> list[str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Rebuild the pictures that ship with finesight.")
-    parser.add_argument("sets", nargs="*", choices=SETS, metavar="SET", help="flags, things (default: both)")
+    parser.add_argument("set", nargs="?", choices=(*SETS, "both"), default="both")
     parser.add_argument("--check", action="store_true", help="compare with the shipped files, change nothing")
     parser.add_argument(
         "--cache", type=Path, default=CACHE, help=f"folder of npm packages (default: {CACHE})"

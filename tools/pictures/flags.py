@@ -1,16 +1,16 @@
 """The flags: five drawings of each country, with the colours of its flag as the answer.
 
-The answer of a country is computed from its flag-icons 4x3 drawing by the rule in ``colours.py``, and is the same
-for each of its drawings. Three things keep it true of what is shipped:
+The answer of a country is computed from its flag-icons 4x3 drawing by the rule in ``colours.py``, and is the
+same for each of its drawings. Three things keep it true, and the splits apart:
 
 - Territories in ``OTHERS_FLAG`` are left out: some artist draws the flag of another country for them.
-- A drawing is left out if a large colour of the answer is missing from it: the artist drew another flag (Syria's
-  before 2024) or chose a shade with another name (a light blue Ukraine).
+- A drawing is left out if a large colour of the answer is missing from it: the artist drew another flag
+  (Syria's before 2024) or chose a shade with another name (a light blue Ukraine).
 - Countries whose flags look alike in any artist's drawings stand on one side of the split.
 
-Split by country and by artist: every drawing of the ``HELD_OUT`` countries is ``test``, the flat drawings of
-the ``VALIDATION`` countries are ``val``, those of all others ``train``. The waving drawings are an artist that is
-never trained on: ``test`` for trained countries, left out for validation countries.
+Split by country and by artist: every drawing of the ``HELD_OUT`` countries is ``test``, the flat drawings
+of the ``VALIDATION`` countries are ``val``, those of all others ``train``. The waving drawings are an artist
+that is never trained on: ``test`` for trained countries, left out for validation countries.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pictures import colours
@@ -48,7 +49,8 @@ def _codes(words: str) -> frozenset[str]:
 
 
 OTHERS_FLAG = _codes("BL BV GF GP HM MF MQ NC PM RE SH SJ UM WF YT")
-"""Territories to which an artist gives the flag of France, Norway, Australia, Britain or the United States."""
+"""Territories to which an artist gives the flag of Australia, Britain, France, Norway or the United States,
+or whose artists disagree on whether to."""
 
 HELD_OUT = _codes(
     "AE AG AM AX BO BT BW CA CC CH CO CY FR GA GH GI GN GY IE JM "
@@ -56,20 +58,21 @@ HELD_OUT = _codes(
 )
 """Forty countries for testing alone.
 
-Drawn once: the groups of look-alikes, sorted, shuffled by ``random.Random(7)`` and taken in turn while they fit.
-Groups of more than three (such as the eleven blue ensigns) stay in training, for one of them would fill the sample.
+Drawn once: the groups of look-alikes, sorted, shuffled by ``random.Random(7)`` and taken in turn while they
+fit. Groups of more than three (such as the eleven blue ensigns) stay in training: one would fill the sample.
 """
 
 VALIDATION = _codes("CR GD HT LT LV MR NR SS ST TK")
 """Ten countries for validation, the next in the same draw."""
 
 LARGE_SHARE = 0.07
-"""A colour of the answer's drawing that fills this share of the area must be seen in every drawing of the country."""
+"""A colour that fills this share of the answer's drawing must be seen in every drawing of the country."""
 
 LOOK_ALIKE = 12.0
-"""Two drawings look alike if their 16 by 16 reductions differ by less than this, in mean grey levels of 255.
+"""Two drawings look alike if their 16 by 16 reductions differ by less than this on average, in levels of 255.
 
-Chad and Romania differ by 0 to 18 with the artist, Indonesia and Monaco by 6 to 11, Italy and Mexico by 13 to 15.
+The most alike drawings of Chad and Romania differ by 0, of Indonesia and Monaco by 6, of Italy and Mexico
+by 13.
 """
 
 ANSWER_WIDTH = 320
@@ -77,6 +80,9 @@ ANSWER_WIDTH = 320
 
 PALETTE = 32
 """Palette entries of a flag: its flat colours and the blends at their edges."""
+
+
+Pixels = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def read_countries(library: Library) -> list[Country]:
 
 def rows(country: Country) -> list[tuple[str, ...]]:
     """The country's rows, in the order of ``COLUMNS``."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for drawing in country.drawings:
         split, held_out = side(country.code, drawing.artist)
         if not split:
@@ -170,7 +176,7 @@ def _country(code: str, name: str, drawings: list[Drawing]) -> Country:
     return Country(code, name, colours.answer(drawings[0].measured), agreeing)
 
 
-def _reduced(country: Country) -> dict[str, np.ndarray]:
+def _reduced(country: Country) -> dict[str, Pixels]:
     return {
         drawing.artist: np.asarray(drawing.picture.resize((16, 16), Image.Resampling.BOX), dtype=float)
         for drawing in country.drawings
@@ -178,7 +184,7 @@ def _reduced(country: Country) -> dict[str, np.ndarray]:
     }
 
 
-def _alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+def _alike(one: dict[str, Pixels], other: dict[str, Pixels]) -> bool:
     return any(
         np.abs(one[artist] - other[artist]).mean() < LOOK_ALIKE for artist in one.keys() & other.keys()
     )

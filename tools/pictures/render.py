@@ -16,15 +16,17 @@ def render(svg: str, width: int, *, crisp: bool = False) -> Image.Image:
 
     Every drawing used here is square or wider than high, so ``width`` is its longer side.
     """
-    shape_rendering = "crisp_edges" if crisp else "geometric_precision"
     drawn = resvg_py.svg_to_bytes(
-        svg_string=svg, skip_system_fonts=True, width=width, shape_rendering=shape_rendering
+        svg_string=svg,
+        skip_system_fonts=True,
+        width=width,
+        shape_rendering="crisp_edges" if crisp else "geometric_precision",
     )
     return on_white(_decode(drawn))
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """The picture as RGB, its transparent parts on white, which is where finesight's image loader puts them."""
+    """The picture as RGB, its transparent parts on white, where finesight's image loader would put them."""
     rgba = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 

@@ -1,4 +1,4 @@
-"""Pinned npm packages that carry the drawings and names, fetched once with ``npm pack`` and read as archives."""
+"""Pinned npm packages that carry the drawings and names, fetched with ``npm pack`` and read as archives."""
 
 from __future__ import annotations
 
