@@ -16,7 +16,7 @@ PILLOW_PIXELS = 89_478_485
 """Above this many pixels Pillow itself warns (`Image.MAX_IMAGE_PIXELS`): the highest limit of ours."""
 
 _STEPS = 20_000  # segments, tags and stray bytes before the pixels; a real file has fewer than a hundred
-_SCANS = 100  # passes of a progressive JPEG, each over all its pixels; encoders write about ten
+_SCANS = 50  # passes of a progressive JPEG, each over all its pixels; encoders write about ten
 _BLOCKS = 300_000  # chunks or blocks of pixel data: 64 MiB in GIF's blocks of 255 bytes fit
 _TEXT_BYTES = 4 << 20  # compressed text of a PNG, all chunks together, once inflated
 _TAG_VALUES = 1 << 18  # numbers in one TIFF tag: Pillow makes a tuple of them
