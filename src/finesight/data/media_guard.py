@@ -16,7 +16,7 @@ PILLOW_PIXELS = 89_478_485
 """Above this many pixels Pillow itself warns (`Image.MAX_IMAGE_PIXELS`): the highest limit of ours."""
 
 _STEPS = 20_000  # segments, tags and stray bytes before the pixels; a real file has fewer than a hundred
-_SCANS = 100  # passes of a progressive JPEG, each over all its pixels; encoders write about ten
+_SCANS = 50  # passes of a progressive JPEG, each over all its pixels; encoders write about ten
 _BLOCKS = 300_000  # chunks or blocks of pixel data: 64 MiB in GIF's blocks of 255 bytes fit
 _TEXT_BYTES = 4 << 20  # compressed text of a PNG, all chunks together, once inflated
 _TAG_VALUES = 1 << 18  # numbers in one TIFF tag: Pillow makes a tuple of them
@@ -253,7 +253,8 @@ def _inspect_tiff(data: bytes, limits: PictureLimits) -> Header:
                 value >>= 48 if big else 16
             elif form == 3:
                 value &= 0xFFFF
-            if tag in (34665, 34853, 40965) and value < len(data):
+            inner = tag in (34665, 34853, 40965)
+            if inner and value < len(data) - 8 and value not in directories:
                 directories.append(value)
             elif number == 0 and tag in (322, 323):
                 tile[tag - 322] = value
@@ -263,6 +264,8 @@ def _inspect_tiff(data: bytes, limits: PictureLimits) -> Header:
                 inverted = value == 0
         if number == 0:
             link = data[after : after + (8 if big else 4)]
+            if after + (8 if big else 4) > len(data):
+                raise Refusal("the picture is cut short, in its first directory", _REPLACE)
             following = int.from_bytes(link, "little" if order == "<" else "big")
     if tile[0] * tile[1] > limits.pixels:
         raise Refusal(f"the picture is stored in tiles of {tile[0]} × {tile[1]} pixels", "save it as PNG")

@@ -28,7 +28,7 @@ Key = tuple[int, int, str]
 
 _BAND_PIXELS: Final = 1 << 12  # warped at a time: the intermediate arrays stay in a core's cache
 _HALF: Final = np.uint64(0x0080_0080_0080_0080)
-# RGB to YIQ (ITU-R BT.601 luma). A turn of hue by t is luma part + cos t · chroma part + sin t · across part.
+# RGB to YIQ (ITU-R BT.601 luma). Turning hue by t: luma part + cos t · chroma part + sin t · across part.
 _YIQ: Final = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _RGB: Final = np.linalg.inv(_YIQ)
 _LUMA_PART: Final = np.outer(np.ones(3), _YIQ[0]).tolist()
@@ -43,8 +43,8 @@ class TransformSettings:
     rotate: degrees, 0 to 180. scale: smallest and largest factor of size, 0.25 to 4. translate: share of the
     width and of the height, 0 to 1. shear: degrees along x and along y, 0 to 30. wave: amplitude of a sine
     displacement like that of cloth in wind, as a share of the side, 0 to 0.25, with half to one and a half
-    periods across the picture. brightness, contrast, saturation: share around 1 of a factor, 0 to 1. hue: share
-    of a full turn, 0 to 0.5.
+    periods across the picture. brightness, contrast, saturation: share around 1 of a factor, 0 to 1.
+    hue: share of a full turn, 0 to 0.5.
     """
 
     rotate: float = 0.0
@@ -108,7 +108,7 @@ def _draws(key: Key) -> list[float]:
 
 
 def _inverse_affine(settings: TransformSettings, draws: list[float]) -> tuple[float, float, float, float]:
-    """Matrix (a, b, c, d) from output to source offsets about the centre: inverse of rotation·shear·scale."""
+    """Matrix (a, b, c, d) from output to source about the centre: the inverse of rotation · shear · scale."""
     turn = math.radians(settings.rotate * draws[0])
     low, high = settings.scale
     size = low * (high / low) ** ((draws[1] + 1) / 2)  # as likely twice as large as half as large
