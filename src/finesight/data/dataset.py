@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finesight.config.data import ByColumn, CsvSource, Data, FolderSource, Split, Transforms
-from finesight.core.batch import Example
+from finesight.core.batch import IGNORE, Example
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
@@ -198,7 +198,9 @@ class ExampleSet:
     Index with (epoch, sample index): the transforms of a training picture are a function of (seed, epoch, sample id).
     """
 
-    def __init__(self, samples: SampleSet, ports: Ports, policy: Policy, transform: PictureTransform | None = None) -> None:
+    def __init__(
+        self, samples: SampleSet, ports: Ports, policy: Policy, transform: PictureTransform | None = None, seed: int = 0
+    ) -> None:
         encoded: list[EncodedText] = []
         kept: list[int] = []
         for index, (source, row) in enumerate(samples.places):
@@ -210,7 +212,7 @@ class ExampleSet:
         if not kept:
             raise DataError("no rows are left after encoding", str(samples[0].origin.file), "see `faults.csv`")
         self.samples = samples if len(kept) == len(samples) else samples.take(kept)
-        self.ports, self._encoded, self._transform = ports, encoded, transform
+        self.ports, self._encoded, self._transform, self._seed = ports, encoded, transform, seed
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -219,6 +221,11 @@ class ExampleSet:
     def lengths(self) -> list[int]:
         """Tokens of each example."""
         return [len(text.tokens) for text in self._encoded]
+
+    @property
+    def supervised(self) -> int:
+        """Number of tokens that are learned from, of all examples."""
+        return sum(int((text.targets != IGNORE).sum()) for text in self._encoded)
 
     @property
     def fingerprint(self) -> str:
@@ -235,7 +242,7 @@ class ExampleSet:
 
     def _example(self, index: int, transform: PictureTransform | None, epoch: int) -> Example:
         sample, text = self.samples[index], self._encoded[index]
-        pictures = prepare_pictures(sample, self.ports, transform, epoch)
+        pictures = prepare_pictures(sample, self.ports, transform, self._seed, epoch)
         return Example(sample.id, text.tokens, text.targets, pictures)
 
     def prompt(self, index: int) -> np.ndarray:
@@ -244,7 +251,7 @@ class ExampleSet:
 
 
 def prepare_pictures(
-    sample: Sample, ports: Ports, transform: PictureTransform | None = None, epoch: int = 0
+    sample: Sample, ports: Ports, transform: PictureTransform | None = None, seed: int = 0, epoch: int = 0
 ) -> tuple[np.ndarray, ...]:
     """The one way from a sample's encoded pictures to what a model gets, for training, evaluation and answering alike."""
     prepared = []
@@ -252,13 +259,15 @@ def prepare_pictures(
         assert ports.image is not None
         picture = load_picture(image.data, where=str(sample.origin)).image
         if transform is not None:
-            picture = transform(picture, epoch, f"{sample.id}/{number}" if number else sample.id)
+            picture = transform(picture, (seed, epoch, f"{sample.id}/{number}" if number else sample.id))
         prepared.append(resize(picture, ports.image.height, ports.image.width, ports.image.resample))
     return tuple(prepared)
 
 
-def transform_of(settings: Transforms, seed: int) -> PictureTransform | None:
+def transform_of(settings: Transforms) -> PictureTransform | None:
     """The recipe's picture transforms, or none where all are off."""
     if settings == Transforms():
         return None
-    return PictureTransform(TransformSettings(**settings.model_dump()), seed)
+    values = settings.model_dump()
+    scale, hue = values.pop("scale"), values.pop("hue")
+    return PictureTransform(TransformSettings(**values, scale=(1 - scale, 1 + scale), hue=hue / 360))

@@ -24,6 +24,9 @@ from finesight.runtime.files import TEMPORARY, disk_full, sync_directory, told_w
 from finesight.runtime.notices import Notices
 
 _MANIFEST = "manifest.json"
+_KEPT = 2
+"""Newest checkpoints that are kept beside the best one: if the newest is damaged, the one before it is there."""
+
 _SPARE = 2**20
 """Bytes beside the tensors that a checkpoint may need."""
 
@@ -67,10 +70,10 @@ class Checkpoints:
             for leftover in self._folder.glob(f"*{TEMPORARY}"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def check_space(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Raise RunError where the disk has no room for one more checkpoint."""
+    def check_space(self, tensors: Mapping[str, Mapping[str, Tensor]], copies: int = 1) -> None:
+        """Raise RunError where the disk has no room for so many more checkpoints."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        needed = bytes_needed(tensors)
+        needed = copies * bytes_needed(tensors)
         if shutil.disk_usage(self._folder).free < needed:
             raise disk_full(self._folder, needed)
 
@@ -85,10 +88,25 @@ class Checkpoints:
         write_text(self._folder / "last", name + "\n")
         if best:
             write_text(self._folder / "best", name + "\n")
-        kept = {self.named("last"), self.named("best")}
-        for path in self._saved():
+        saved = self._saved()
+        kept = {self.named("last"), self.named("best"), *(path.name for path in saved[:_KEPT])}
+        for path in saved:
             if path.name not in kept:
                 shutil.rmtree(path)
+
+    def point(self, pointer: str, step: int) -> None:
+        """Make `best` or `last` name the checkpoint of `step`, or nothing where there is none."""
+        name = f"step-{step}"
+        if (self._folder / name).is_dir():
+            write_text(self._folder / pointer, name + "\n")
+        else:
+            (self._folder / pointer).unlink(missing_ok=True)
+
+    def best_or_last(self) -> Path:
+        """The best checkpoint, or the last where nothing was measured."""
+        name = self.named("best") or self.named("last")
+        assert name is not None, "the loop saves at its end"
+        return self._folder / name
 
     def _write(self, name: str, checkpoint: Checkpoint) -> None:
         self.check_space(checkpoint.tensors)
