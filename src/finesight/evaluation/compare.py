@@ -80,7 +80,7 @@ def _check_ids(table: Sequence[Prediction], title: str, split: str) -> None:
     twice = [identity for identity, times in Counter(item.id for item in table).items() if times > 1]
     if twice:
         raise DataError(
-            f"In {title}, {_some(twice)} stand more than once.",
+            f"Ids stand more than once in {title}: {_some(twice)}.",
             f"split {split}",
             "Give every row an id of its own: rows of two tables are matched by it.",
         )

@@ -29,11 +29,11 @@ _CURLED = {f"{start}’{end}": f"{start}'{end}" for start, end in _CLITICS}
 
 # Written with their full stop: anywhere; when capitalised; before a number.
 _ABBREVIATIONS = """
-    mr mrs ms dr drs prof profs sen sens rep reps gov govs lt lieut col gen rev maj sgt cpl pvt capt st ste ave
-    pres hon brig cmdr comdr det supt adm messrs mt ft jr sr bros blvd rd esq inc co cos corp ltd plc dept assn
-    univ intl bancorp vs etc al seq est cf ext tel sq ct bldg mme mlle jan feb mar apr jun jul aug sep sept oct
-    nov dec mon tue tues wed thu thurs fri calif conn fla colo ga ind kan ky md mich minn mo mont neb nev okla
-    penn tenn va vt wis ariz ala wyo invt elec natl mfg mtg alex wm jos cie
+    mr mrs ms dr drs prof profs sen sens rep reps gov govs lt lieut col gen rev maj sgt cpl pvt capt st ste
+    ave pres hon brig cmdr comdr det supt adm messrs mt ft jr sr bros blvd rd esq inc co cos corp ltd plc
+    dept assn univ intl bancorp vs etc al seq est cf ext tel sq ct bldg mme mlle jan feb mar apr jun jul aug
+    sep sept oct nov dec mon tue tues wed thu thurs fri calif conn fla colo ga ind kan ky md mich minn mo mont
+    neb nev okla penn tenn va vt wis ariz ala wyo invt elec natl mfg mtg alex wm jos cie
 """.split()
 _CAPITALISED = "Miss Mass La Ore Pa Tex Wash Ark Ill Del".split()
 _NUMBERED = "nos no figs fig pp art".split()
@@ -45,8 +45,8 @@ _LONE = frozenset(
 # Before one of these a single letter and its full stop are two words: they begin a sentence.
 _OPENERS = frozenset(
     """
-    A About According After An As At But Earlier He Her Here However If In It Last Many More Now Once One Other
-    Our She Since So Some Such That The Their Then There These They This We What When While Yet You
+    A About According After An As At But Earlier He Her Here However If In It Last Many More Now Once One
+    Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
     """.split()
 )
 
@@ -71,7 +71,7 @@ def _words() -> re.Pattern[str]:
         r"[\w+-]+(?:\.[\w+-]+)*@[\w-]+(?:\.[\w-]+)*|@[a-z_]\w*",
         rf"\#{letter}+",
         rf"(?:[<>]?[:;=][-']?[()dp]|\^_\^|-_-|>_<){no_letter}",  # faces
-        r"[?!]{2,}",
+        r"[?!]{2,}|-[lr][rcs]b-",
         rf"\d*(?:[.,]\d+)+{tail}|[+-]?\d*(?:[.,:]\d+)+|[+-]\d+",
         glued,
         f"(?:ma{apostrophe}am|n?e{apostrophe}er|ol{apostrophe}){no_sign}",

@@ -54,7 +54,8 @@ def bleu_reduce(sums: "Floats", counts: "Floats") -> "Floats":
     """BLEU-1 … BLEU-4 of summed statistics: shape (..., 10) to (..., 4), each 0–1.
 
     Papineni et al., 2002 (https://aclanthology.org/P02-1040): the geometric mean of the n-gram precisions,
-    times exp(1 − reference length / candidate length) where the candidates are shorter in all.
+    times exp(1 − reference length / candidate length) where the candidates are shorter in all. Where no
+    candidate has n words, coco-caption's guards make that precision 1e-6: BLEU-n is small there, but not 0.
     """
     import numpy as np
 
