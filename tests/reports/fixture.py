@@ -93,17 +93,40 @@ def _curves(run: Path, draw: random.Random) -> None:
     lines, losses, timings = [], [], []
     for step in range(1, 1501):
         slow = 8 if step == 1 else 1
-        times = [0.004 * draw.uniform(0.6, 2), 0.036 * draw.uniform(0.9, 1.2) * slow, 0.058 * draw.uniform(0.9, 1.2), 0.007]
+        times = [
+            0.004 * draw.uniform(0.6, 2),
+            0.036 * draw.uniform(0.9, 1.2) * slow,
+            0.058 * draw.uniform(0.9, 1.2),
+            0.007,
+        ]
         timings.append([step, *(round(time, 5) for time in times), round(sum(times) + 0.0004, 5)])
-        loss = 0.16 + 5.2 * math.exp(-step / 70) + 1.1 * math.exp(-step / 450) + draw.gauss(0, 0.03) * (1 + 3 / step**0.3)
+        loss = (
+            0.16
+            + 5.2 * math.exp(-step / 70)
+            + 1.1 * math.exp(-step / 450)
+            + draw.gauss(0, 0.03) * (1 + 3 / step**0.3)
+        )
         val = 0.31 + 1.1 * math.exp(-step / 400) + 0.03 * (step > 1200) if step % 300 == 0 else None
         if step % 10 == 0:
-            record = {"step": step, "epoch": step * 32 / 1044, "loss": abs(loss), "lr": 1e-3, "grad_norm": 0.7, "samples": 32}
+            record = {
+                "step": step,
+                "epoch": step * 32 / 1044,
+                "loss": abs(loss),
+                "lr": 1e-3,
+                "grad_norm": 0.7,
+                "samples": 32,
+            }
             record |= {"tokens": 980, "supervised_tokens": 298, "seconds": timings[-1][-1]}
             lines.append(record)
-            losses.append([round(step * 32 / 1044, 3), step, round(abs(loss), 4), "" if val is None else round(val, 4)])
+            losses.append(
+                [round(step * 32 / 1044, 3), step, round(abs(loss), 4), "" if val is None else round(val, 4)]
+            )
         if val is not None:
-            for name, value in (("val_loss", val), ("exact_match", 0.5 - 0.4 * math.exp(-step / 500)), ("cider", 1.9 + step / 600)):
+            for name, value in (
+                ("val_loss", val),
+                ("exact_match", 0.5 - 0.4 * math.exp(-step / 500)),
+                ("cider", 1.9 + step / 600),
+            ):
                 lines.append({"step": step, "split": "val", "name": name, "value": value})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     _csv(run / "losses_log.csv", "epoch,step,train_loss,val_loss", losses)
@@ -125,8 +148,18 @@ def _results(run: Path) -> None:
     for part, (value, low, high, count) in table.items():
         base = {"split": "test", "slice": part, "count": count}
         scores.append({**base, "name": "exact_match", "value": value, "low": low, "high": high})
-        scores.append({**base, "name": "token_f1", "value": 0.6 + value * 0.38, "low": 0.58 + low * 0.38, "high": 0.6 + high * 0.39})
-        scores.append({**base, "name": "cider", "value": 7 * value + 1, "low": 7 * low + 0.9, "high": 7 * high + 1.1})
+        scores.append(
+            {
+                **base,
+                "name": "token_f1",
+                "value": 0.6 + value * 0.38,
+                "low": 0.58 + low * 0.38,
+                "high": 0.6 + high * 0.39,
+            }
+        )
+        scores.append(
+            {**base, "name": "cider", "value": 7 * value + 1, "low": 7 * low + 0.9, "high": 7 * high + 1.1}
+        )
     baselines = []
     for part, majority, nearest, count, groups in (
         ("all", 0.11, 0.57, 450, 240), ("held_out=country", 0.05, 0.28, 200, 40), ("held_out=artist", 0.16, 0.81, 250, 210),
@@ -142,12 +175,19 @@ def _results(run: Path) -> None:
 
 def _surroundings(run: Path) -> None:
     notices = [
-        {"kind": "frozen", "text": "vision_tower.post_layernorm is not used by the chosen vision layer", "count": 256},
+        {
+            "kind": "frozen",
+            "text": "vision_tower.post_layernorm is not used by the chosen vision layer",
+            "count": 256,
+        },
         {"kind": "dropped", "text": "rows of flags.csv whose picture could not be read", "count": 2},
         {"kind": "fallback", "text": "bf16 is not computed fast by this processor: fp32 instead", "count": 1},
     ]
     (run / "notices.json").write_text(json.dumps(notices))
-    faults = [["flags.csv", 17, "b64string_images", "not base64"], ["flags.csv", 402, "b64string_images", "no picture: 12 bytes of text"]]
+    faults = [
+        ["flags.csv", 17, "b64string_images", "not base64"],
+        ["flags.csv", 402, "b64string_images", "no picture: 12 bytes of text"],
+    ]
     _csv(run / "faults.csv", "file,row,column,reason", faults)
     environment = {
         "format": 1,
@@ -170,7 +210,9 @@ def _surroundings(run: Path) -> None:
     (run / "environment.json").write_text(json.dumps(environment))
     predicted = {"peak_bytes": 910_000_000, "seconds": 171.0, "seconds_per_step": 0.1, "tokens": 1_470_000}
     measured = {"peak_bytes": 874_512_384, "seconds": 196.4, "seconds_per_step": 0.109, "tokens": 1_469_210}
-    (run / "plan.json").write_text(json.dumps({"predicted": predicted, "measured": measured | {"evaluation_seconds": 21.7}}))
+    (run / "plan.json").write_text(
+        json.dumps({"predicted": predicted, "measured": measured | {"evaluation_seconds": 21.7}})
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ COLOURS = {
 PHASES = ("data", "forward", "backward", "optimizer")
 LOG_FROM = 30.0
 """Ratio of the largest to the smallest loss from which the axis is logarithmic."""
-MOST_POINTS = 160
+MOST_POINTS = 80
 """Points of a drawn curve; more cannot be told apart on a page."""
 
 Draw = Callable[["Axes", Rows], None]
@@ -215,7 +215,7 @@ def _loss_axis(axes: "Axes", values: np.ndarray) -> None:
 
 def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Enough points for a curve, the last among them."""
-    stride = math.ceil(len(steps) / (3 * MOST_POINTS))
+    stride = math.ceil(len(steps) / (6 * MOST_POINTS))
     keep = np.unique(np.append(np.arange(0, len(steps), stride), len(steps) - 1))
     return steps[keep], values[keep]
 
