@@ -84,7 +84,19 @@ def speed(tables: Tables) -> str:
         )
     if tokens and learned:
         text += f". {percent(learned / tokens)} of the tokens were learned from"
-    return text + "."
+    spent = seconds(tables)
+    longest = max(spent, key=lambda phase: spent[phase])
+    share = percent(spent[longest] / (sum(spent.values()) or 1))
+    return f"{text}. Most of the time, {share}, went into {_PHASE_NAMES.get(longest, longest)}."
+
+
+_PHASE_NAMES = {
+    "data": "waiting for data",
+    "forward": "the forward pass",
+    "backward": "the backward pass",
+    "optimizer": "the optimizer",
+    "rest": "all that is no step",
+}
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
@@ -94,11 +106,10 @@ def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
 
 def part_shares(parameters: Mapping[str, Any]) -> list[Share]:
     """The model's parts by their number of parameters."""
-    parts = {name: mapping(part) for name, part in parameters.items() if mapping(part).get("total")}
-    whole = sum(part["total"] for part in parts.values()) or 1
+    parts = {name: _sizes(part) for name, part in parameters.items() if _sizes(part)[0]}
+    whole = sum(total for total, _ in parts.values()) or 1
     shares = []
-    for name, part in parts.items():
-        total, learned = part["total"], part.get("trainable", 0)
+    for name, (total, learned) in parts.items():
         more = "all of it learns" if learned == total else f"{count(learned)} learn" if learned else "frozen"
         shares.append(
             Share("part", named(name), count(total), 100 * total / whole, percent(total / whole), more)
@@ -108,8 +119,13 @@ def part_shares(parameters: Mapping[str, Any]) -> list[Share]:
 
 def totals(parameters: Mapping[str, Any]) -> tuple[int, int]:
     """All parameters, and those that learn."""
-    parts = [mapping(part) for part in parameters.values()]
-    return sum(part.get("total", 0) for part in parts), sum(part.get("trainable", 0) for part in parts)
+    parts = [_sizes(part) for part in parameters.values()]
+    return sum(total for total, _ in parts), sum(learned for _, learned in parts)
+
+
+def _sizes(part: Any) -> tuple[int, int]:
+    """Parameters of a part, and those of them that learn."""
+    return int(number(mapping(part).get("total")) or 0), int(number(mapping(part).get("trainable")) or 0)
 
 
 def data_table(data: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -159,12 +175,19 @@ def summary(tables: Tables, spent: Mapping[str, float]) -> str:
             + (f" over {count(samples, 'sample')}" if samples else "")
         )
     if whole:
-        what = f"all {large(whole)}" if whole == learned else f"{large(learned)} of its {large(whole)}"
-        said.append(f"with {what} parameters learning")
+        said.append(f"with {_learning(whole, learned)} parameters learning")
     device = mapping(environment.get("hardware")).get("device")
     if spent:
         said.append(f"in {duration(sum(spent.values()))}" + (f" on {_device(str(device))}" if device else ""))
     return f"It learned {listed(said)}." if len(said) > 1 else f"It learned {said[0]}." if said else ""
+
+
+def _learning(whole: int, learned: int) -> str:
+    if whole == learned:
+        return f"all {large(whole)}"
+    return (
+        f"nearly all {large(whole)}" if learned > 0.99 * whole else f"{large(learned)} of its {large(whole)}"
+    )
 
 
 def _device(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from finesight.reports import answers, costs, scores
 from finesight.reports.costs import mapping
 from finesight.reports.plots import COLOURS, loss_svg, timing_svg
 from finesight.reports.tables import Tables, read
-from finesight.reports.words import count, metric, named, quantity, score
+from finesight.reports.words import count, metric, named, quantity, score, sentence
 
 WIDTHS = {"wide": 1000.0, "narrow": 360.0}
 """Widths in CSS pixels at which curves are drawn; the page shows the one that fits."""
@@ -34,7 +34,7 @@ def render(run: Path, limit: int | None = None) -> str:
     )
     style = (here / "style.css").read_text(encoding="utf-8")
     colours = " ".join(f"{name}: {colour};" for name, colour in COLOURS.items())
-    jinja.filters.update(named=named, count=count)
+    jinja.filters.update(named=named, count=count, sentence=sentence)
     page = jinja.get_template("template.html.j2")
     return page.render(style=f":root {{ {colours} }}\n{style}", **context(tables, run, limit))
 
@@ -105,7 +105,7 @@ def _headline(tables: Tables, labels: Mapping[str, str]) -> tuple[str, str, str]
     if costs.number(last["loss"]) is None:
         return "", f"The loss is not a number: at step {count(last['step'])} nothing is learned any more.", ""
     steps = mapping(tables.recipe.get("train")).get("max_steps")
-    of = f" of {count(steps)}" if costs.number(steps) else ""
+    of = f" of {count(steps)}" if steps and costs.number(steps) else ""
     return "", f"Not finished: step {count(last['step'])}{of}.", ""
 
 
@@ -165,12 +165,12 @@ def _embedded(picture: Path | None) -> str:
 def _loss_words(tables: Tables) -> str:
     """What the loss curve shows, for those who read it and those who cannot see it."""
     steps = [
-        (value, row["step"])
+        (value, row.get("step") or 0.0)
         for row in tables.losses
         if (value := costs.number(row.get("train_loss"))) is not None
     ]
     validated = [
-        (value, row["step"])
+        (value, row.get("step") or 0.0)
         for row in tables.losses
         if (value := costs.number(row.get("val_loss"))) is not None
     ]
@@ -180,7 +180,7 @@ def _loss_words(tables: Tables) -> str:
     if validated:
         (best, at), last = min(validated), validated[-1][0]
         rose = f"; by the end it was {last:.3g}" if last > best else ""
-        said.append(f"On validation samples it was lowest, {best:.3g}, at step {count(at or 0)}{rose}.")
+        said.append(f"On validation samples it was lowest, {best:.3g}, at step {count(at)}{rose}.")
     return " ".join(said)
 
 
@@ -203,7 +203,7 @@ def _told(value: float | None, name: str) -> str:
     return "–" if value is None else score(value, metric(name))
 
 
-def _flat(values: Mapping[str, Any]) -> list[tuple[str, Sequence[tuple[str, str]]]]:
+def _flat(values: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Sections of names and values, out of nested JSON objects."""
     single = [
         (named(key), _value(key, value)) for key, value in values.items() if not isinstance(value, dict)

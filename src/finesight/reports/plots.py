@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -56,13 +56,13 @@ def _style(salt: str) -> Iterator[None]:
     """matplotlib's own defaults, whatever the person's are; ids in an SVG from `salt`, not from chance."""
     import matplotlib
 
-    ours = {
+    ours: dict[str, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.family": "DejaVu Sans",
         "axes.unicode_minus": True,
     }
-    defaults = {
+    defaults: Any = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")
     }
     with matplotlib.rc_context({**defaults, **ours}):
@@ -92,10 +92,15 @@ def _figure(draw: Draw, rows: Rows, width: float, height: float, dots: float) ->
 def _steps_axis(axes: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    few = axes.figure.get_figwidth() < 5
+    few = _is_narrow(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4 if few else 8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("step", color=COLOURS["--muted"], fontsize=9)
+
+
+def _is_narrow(axes: "Axes") -> bool:
+    """Whether it is drawn for a telephone."""
+    return cast("Figure", axes.figure).get_figwidth() < 5
 
 
 def _png(draw: Draw, rows: Rows) -> bytes:
@@ -184,7 +189,7 @@ def _draw_loss(axes: "Axes", rows: Rows) -> None:
 def _draw_validation(axes: "Axes", steps: np.ndarray, values: np.ndarray) -> None:
     best = int(np.argmin(values))
     marker = "o" if len(steps) <= 25 else ""
-    line = {"color": COLOURS["--ochre"], "linewidth": 1.6, "label": "validation"}
+    line: dict[str, Any] = {"color": COLOURS["--ochre"], "linewidth": 1.6, "label": "validation"}
     axes.plot(steps, values, marker=marker, markersize=4, **line)
     ring: dict[str, Any] = {
         "markersize": 10,
@@ -221,8 +226,15 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _legend(axes: "Axes") -> None:
-    columns = 2 if axes.figure.get_figwidth() < 5 else 4
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 4
+    if _is_narrow(axes):
+        columns = 2
+        order = [0, 2, 1] if len(handles) == 3 else range(len(handles))
+        handles, labels = [handles[at] for at in order], [labels[at] for at in order]
     axes.legend(
+        handles,
+        labels,
         loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9, labelcolor=COLOURS["--ink"],
         handlelength=1.3, handletextpad=0.5, columnspacing=1.3, borderaxespad=0, borderpad=0.4,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Everything that a run directory holds, read so that a file that is missing or cut short is told, never fatal."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,12 @@ def read(path: Path) -> Tables:
     """All tables of the run directory at `path`."""
     run, problems = RunDirectory(path), list[str]()
     rows = _json_lines(run.metrics, problems)
-    steps = [row for row in rows if "loss" in row and "step" in row]
-    evaluations = [row for row in rows if {"step", "split", "name", "value"} <= row.keys()]
+    steps = [row for row in rows if {"step", "loss"} <= row.keys() and isinstance(row["step"], int)]
+    evaluations = [
+        row
+        for row in rows
+        if {"step", "split", "name", "value"} <= row.keys() and isinstance(row["step"], int)
+    ]
     results = _object(run.results, problems)
     recipe_text = _text(run.recipe, problems)
     notices = _json(run.notices, problems)
@@ -108,8 +113,11 @@ def _tell(problems: list[str] | None, text: str) -> None:
 def _records(path: Path, problems: list[str] | None) -> list[dict[str, str]] | None:
     if not path.exists():
         return None
-    rows = csv.DictReader(_text(path, problems).replace("\0", "").splitlines())
-    whole = [row for row in rows]
+    whole: list[dict[str, str]] = []
+    try:
+        whole.extend(csv.DictReader(io.StringIO(_text(path, problems).replace("\0", ""), newline="")))
+    except csv.Error as error:
+        _tell(problems, f"{path.name} is damaged after {len(whole)} rows: {error}")
     kept = [row for row in whole if None not in row and None not in row.values()]
     if len(kept) < len(whole):
         _tell(problems, f"{path.name}: {len(whole) - len(kept)} rows are incomplete and left out")
@@ -190,9 +198,9 @@ def _score(entry: Mapping[str, Any]) -> Score:
 def _comparison(entry: Mapping[str, Any]) -> Comparison:
     value, difference = float(entry["value"]), float(entry["difference"])
     low, high = (difference if entry.get(key) is None else float(entry[key]) for key in ("low", "high"))
-    names = (str(entry[key]) for key in ("split", "slice", "name", "baseline"))
+    split, part, name, baseline = (str(entry[key]) for key in ("split", "slice", "name", "baseline"))
     count, groups = int(entry.get("count") or 0), int(entry.get("groups") or 0)
-    return Comparison(*names, value, difference, low, high, count, groups)
+    return Comparison(split, part, name, baseline, value, difference, low, high, count, groups)
 
 
 def _notice(entry: Mapping[str, Any]) -> Notice:

@@ -41,11 +41,14 @@ METRICS = {
 }
 NAMES = {
     "all": "all answers",
-    "majority": "the most common answer",
-    "nearest": "the nearest training picture’s answer",
+    "fallback": "fell back",
+    "majority": "most common answer",
+    "nearest": "nearest training picture’s answer",
     "peak_bytes": "peak memory",
     "seconds": "time",
     "seconds_per_step": "time of a step",
+    "evaluation_seconds": "time of evaluation",
+    "supervised_tokens": "learned from",
     "val": "validation",
 }
 """What files call it, and what the page does."""
@@ -59,6 +62,11 @@ def metric(name: str) -> Metric:
 def named(name: str) -> str:
     """A key as words; `tag=value` as `tag: value`."""
     return NAMES.get(name) or name.replace("=", ": ").replace("_", " ")
+
+
+def sentence(text: str) -> str:
+    """With a capital first letter; the others stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def score(value: float, how: Metric) -> str:
