@@ -9,7 +9,7 @@ always text, and what cannot be meant is refused.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -37,10 +37,22 @@ _SCALARS: dict[str, tuple[str, list[str]]] = {
 """Type, pattern and first characters of the scalars that are not text; an earlier row wins."""
 
 
+_Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
+
+
+def _resolvers() -> _Resolvers:
+    """The table in PyYAML's form: first character to tags and patterns."""
+    table: _Resolvers = {}
+    for name, (pattern, firsts) in _SCALARS.items():
+        for first in firsts:
+            table.setdefault(first, []).append((_TAG + name, re.compile(rf"(?:{pattern})\Z")))
+    return table
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes with the scalars above; counts the depth, since composing is recursive."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (the base class declares it)
+    yaml_implicit_resolvers = _resolvers()
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -56,20 +68,23 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes text that either YAML 1.1 or 1.2 would read as something else."""
 
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        return _Scalars().resolve(kind, value, implicit) if tag == _TAG + "str" else tag
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # Unicode's own line ends are folded into spaces unless they are escaped between double quotes.
+        style = '"' if any(mark in data for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar(_TAG + "str", data, style)
+
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-
-def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Unicode's own line ends are folded into spaces unless they are escaped between double quotes.
-    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
-    return dumper.represent_scalar(_TAG + "str", text, style)
+    yaml_representers: ClassVar[dict[Any, Any]] = {**yaml.SafeDumper.yaml_representers, str: represent_str}
 
 
-_Dumper.add_representer(str, _text_node)
-for _name, (_pattern, _firsts) in _SCALARS.items():
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _firsts)
-    _Dumper.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _firsts)
+class _Scalars(yaml.resolver.BaseResolver):
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 @dataclass(frozen=True)
@@ -121,10 +136,6 @@ def write(value: Mapping[str, Any]) -> str:
         value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, default_flow_style=None, width=100
     )
     return text
-
-
-class _Scalars(yaml.resolver.BaseResolver):
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 class _Reader:
