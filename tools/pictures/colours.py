@@ -34,10 +34,10 @@ PROTOTYPES = {
 }
 """Shades of each name, as sRGB in hexadecimal; the order of the names decides between equals."""
 
-MIN_SHARE = 0.019
+MIN_SHARE = 0.025
 """Smallest share of the area that is named."""
 
-TIE = 0.04
+TIE = 0.05
 """Two neighbouring shares closer than this, in shares of the whole area, count as equal."""
 
 

@@ -40,8 +40,9 @@ def palette_png(picture: Image.Image, colours: int) -> bytes:
 
 
 def png_picture(png: bytes) -> Image.Image:
-    """A PNG drawing on white."""
-    return on_white(_decode(png))
+    """A PNG drawing on white, without the wholly transparent margin that an emoji has around it."""
+    picture = _decode(png).convert("RGBA")
+    return on_white(picture.crop(picture.getchannel("A").getbbox()))
 
 
 def _decode(png: bytes) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import Any
 from finesight.config.train import Generation
 from finesight.core.ports import Ports
 from finesight.models.decoding import decoding
+from finesight.models.quiet import no_progress_bars
 from finesight.runtime.files import TEMPORARY, sync_directory, told_when_full, write_text
 
 
@@ -16,7 +17,7 @@ def save_folder(folder: Path, model: Any, processor: Any, ports: Ports, generati
     temporary = folder.with_name(folder.name + TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)
     model.generation_config = decoding(generation, ports)
-    with told_when_full(folder.parent):
+    with told_when_full(folder.parent), no_progress_bars():
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_text(temporary / "README.md", card)

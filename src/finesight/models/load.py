@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from finesight.core.errors import ModelError
 from finesight.core.ports import Ports
 from finesight.models.ports import ports_of
+from finesight.models.quiet import no_progress_bars
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def load_model(place: str) -> LoadedModel:
     """The model with its weights in fp32; missing, unknown or wrong-shaped weights are errors."""
     config, processor = load_processor(place)
     try:
-        model, facts = AutoModelForImageTextToText.from_pretrained(
-            place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
-        )
+        with no_progress_bars():
+            model, facts = AutoModelForImageTextToText.from_pretrained(
+                place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error
     wrong = [f"{kind}: {', '.join(map(str, sorted(facts[kind])[:5]))}" for kind in _WRONG if facts.get(kind)]
