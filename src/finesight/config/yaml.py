@@ -49,6 +49,12 @@ def _resolvers() -> _Resolvers:
     return table
 
 
+def _tag_of(text: str) -> str:
+    """The type of a scalar without quotes."""
+    names = (name for name, (pattern, _) in _SCALARS.items() if re.fullmatch(pattern, text))
+    return _TAG + next(names, "str")
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes with the scalars above; counts the depth, since composing is recursive."""
 
@@ -69,8 +75,8 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that either YAML 1.1 or 1.2 would read as something else."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        tag = super().resolve(kind, value, implicit)
-        return _Scalars().resolve(kind, value, implicit) if tag == _TAG + "str" else tag
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return _tag_of(value) if kind is yaml.ScalarNode and implicit[0] and tag == _TAG + "str" else tag
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         # Unicode's own line ends are folded into spaces unless they are escaped between double quotes.
@@ -81,10 +87,6 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     yaml_representers: ClassVar[dict[Any, Any]] = {**yaml.SafeDumper.yaml_representers, str: represent_str}
-
-
-class _Scalars(yaml.resolver.BaseResolver):
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,7 @@ def read_value(text: str, where: str) -> Any:
     text = text.strip()
     if text[:1] in ("[", "{", '"', "'"):
         return _Reader(where).read(text)
-    tag = _Scalars().resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    return _Reader(where).scalar(yaml.ScalarNode(tag, text), ())
+    return _Reader(where).scalar(yaml.ScalarNode(_tag_of(text), text), ())
 
 
 def write(value: Mapping[str, Any]) -> str:
