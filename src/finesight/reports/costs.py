@@ -87,7 +87,7 @@ def speed(tables: Tables) -> str:
     spent = seconds(tables)
     longest = max(spent, key=lambda phase: spent[phase])
     share = percent(spent[longest] / (sum(spent.values()) or 1))
-    return f"{text}. Most of the time, {share}, went into {_PHASE_NAMES.get(longest, longest)}."
+    return f"{text}. The largest share of the time, {share}, went into {_PHASE_NAMES.get(longest, longest)}."
 
 
 _PHASE_NAMES = {

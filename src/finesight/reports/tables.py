@@ -120,7 +120,7 @@ def _records(path: Path, problems: list[str] | None) -> list[dict[str, str]] | N
         _tell(problems, f"{path.name} is damaged after {len(whole)} rows: {error}")
     kept = [row for row in whole if None not in row and None not in row.values()]
     if len(kept) < len(whole):
-        _tell(problems, f"{path.name}: {len(whole) - len(kept)} rows are incomplete and left out")
+        _tell(problems, f"{path.name}: incomplete rows that are left out: {len(whole) - len(kept)}")
     return kept
 
 
@@ -156,7 +156,7 @@ def _json_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         else:
             bad += 1
     if bad:
-        problems.append(f"{path.name}: {bad} lines are damaged and left out")
+        problems.append(f"{path.name}: damaged lines that are left out: {bad}")
     return rows
 
 

@@ -71,7 +71,11 @@ def sentence(text: str) -> str:
 
 def score(value: float, how: Metric) -> str:
     """A metric's value."""
-    return percent(value) if how.kind == "share" else decimal(value)
+    if how.kind == "share":
+        return percent(value)
+    return (
+        decimal(value) if abs(value) >= 100 or not math.isfinite(value) else f"{value:#.3g}".replace("-", "−")
+    )
 
 
 def interval(low: float, high: float, how: Metric) -> str:
