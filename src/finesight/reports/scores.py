@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finesight.core.prediction import Comparison, Score
-from finesight.reports.words import Metric, interval, metric, named, percent, score, sentence
+from finesight.reports.words import Metric, decimal, interval, metric, named, percent, score, sentence
 
 MOST_ROWS = 14
 """Slices in the dot plot; the table below it has them all."""
@@ -160,7 +160,10 @@ def board(
             for entry in rows[:MOST_ROWS]
         ],
         more=max(0, len(rows) - MOST_ROWS),
-        ticks=[(score(share * top, how), 100 * share) for share in (0, 0.25, 0.5, 0.75, 1)],
+        ticks=[
+            (score(share * top, how) if how.kind == "share" else decimal(share * top), 100 * share)
+            for share in (0, 0.25, 0.5, 0.75, 1)
+        ],
         baselines=[(rival, named(rival)) for rival in dict.fromkeys(rival.baseline for rival in rivals)],
         names=[metric(name) for name in names],
         table=table,
