@@ -1,12 +1,23 @@
 """The `data` section: sources, splits, what happens with bad rows, and training-time picture transforms."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
-from finesight.config.base import Section
+from finesight.config.base import Inconsistent, Section, by_shape, shape
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
+Wanted = Annotated[Annotated[str, Tag("text")] | Annotated[tuple[str, ...], Tag("a list")], by_shape]
 
 
 class Columns(Section):
@@ -25,13 +36,15 @@ class Columns(Section):
 class SourceBase(Section):
     """What every source has."""
 
+    source: str
+    """Kind of the source."""
     path: str
     """File or folder; relative to where the command runs. `shipped:flags/flags.csv` names shipped data."""
     columns: Columns = Columns()
     """Names of the columns."""
     prompt: str | None = None
     """What is asked of each picture. `{name}` puts in that column's text."""
-    where: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    where: dict[str, Wanted] = Field(default_factory=dict)
     """Only rows whose column has this value (or one of these)."""
     tags: tuple[str, ...] = ()
     """Columns whose values slice the scores."""
@@ -45,6 +58,7 @@ class CsvSource(SourceBase):
     """A CSV or TSV file with a header row; pictures as base64 text or as paths."""
 
     source: Literal["csv"]
+    """Kind of the source."""
     root: str | None = None
     """Folder that picture paths are relative to; the file's own folder where absent."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -55,12 +69,12 @@ class FolderSource(SourceBase):
     """A folder of pictures with a JSON or JSON Lines file of rows, or a `.txt` caption beside each picture."""
 
     source: Literal["folder"]
+    """Kind of the source."""
     rows: str | None = None
     """File of rows below `path`; `rows.json`, `rows.jsonl`, `metadata.jsonl` or `captions.json` where absent."""
 
 
 Source = Annotated[CsvSource | FolderSource, Field(discriminator="source")]
-Sources = Source | tuple[Source, ...]
 
 
 class ByColumn(Section):
@@ -72,13 +86,47 @@ class ByColumn(Section):
     """Values that belong to this split."""
 
 
+def _share_or_column(value: Any) -> str:
+    found = shape(value)
+    return "a share" if found in ("a number", "a whole number") else found
+
+
 class Split(Section):
     """A part of the training data, taken out of it."""
 
-    split: Ratio | ByColumn
+    split: Annotated[
+        Annotated[Ratio, Tag("a share")] | Annotated[ByColumn, Tag("a mapping")],
+        Discriminator(_share_or_column),
+    ]
     """Share of the samples (or of the groups), or a column and its values."""
     group: str | None = None
     """Column whose values stay on one side; the source's `group` where absent."""
+
+
+def _samples(value: Any) -> str:
+    """The tag of a value that says where samples come from."""
+    found = shape(value)
+    if found == "a mapping":
+        split = isinstance(value, Split) or (isinstance(value, Mapping) and "split" in value)
+        return "a split" if split and not (isinstance(value, Mapping) and "source" in value) else "a source"
+    return "a list of sources" if found == "a list" else found
+
+
+def _some(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    if not sources:
+        raise Inconsistent("the list of sources is empty", "give a source, or take the key out")
+    return sources
+
+
+_One = Annotated[Source, Tag("a source")]
+_Many = Annotated[
+    tuple[Source, ...],
+    AfterValidator(_some),
+    Field(json_schema_extra={"minItems": 1}),
+    Tag("a list of sources"),
+]
+Sources = Annotated[_One | _Many, Discriminator(_samples)]
+SourcesOrSplit = Annotated[_One | _Many | Annotated[Split, Tag("a split")], Discriminator(_samples)]
 
 
 class Transforms(Section):
@@ -109,9 +157,9 @@ class Data(Section):
 
     train: Sources
     """One source, or a list of them, one after another."""
-    val: Sources | Split | None = None
+    val: SourcesOrSplit | None = None
     """Samples for the validation loss and the evaluation while training."""
-    test: Sources | Split | None = None
+    test: SourcesOrSplit | None = None
     """Samples for the final scores; `val` where absent."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What a row that cannot be used does: end the run, or be left out, counted and listed in `faults.csv`."""
@@ -125,5 +173,8 @@ class Data(Section):
     @model_validator(mode="after")
     def _limit_needs_skip(self) -> "Data":
         if self.bad_row_limit is not None and self.on_bad_row != "skip":
-            raise ValueError("`bad_row_limit` has a meaning only with `on_bad_row: skip`")
+            raise Inconsistent(
+                "`bad_row_limit` has a meaning only with `on_bad_row: skip`",
+                "set `on_bad_row: skip`, or take `bad_row_limit` out",
+            )
         return self

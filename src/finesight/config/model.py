@@ -1,10 +1,10 @@
 """The `model` section: where the weights come from, or every size of a model from scratch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from finesight.config.base import Section
+from finesight.config.base import Inconsistent, Section, Switch
 
 PartName = Literal["vision_tower", "projector", "language_model"]
 
@@ -24,13 +24,21 @@ class Vision(Section):
     """Hidden size."""
     mlp: PositiveInt = 512
     """Hidden size inside each feed-forward block."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of attention weights that are dropped while training."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "Vision":
         if self.image_size % self.patch:
-            raise ValueError(f"patch {self.patch} does not divide image_size {self.image_size}")
+            raise Inconsistent(
+                f"`patch: {self.patch}` does not divide `image_size: {self.image_size}`",
+                "choose sizes of which one is a multiple of the other, such as patch 8 and image_size 32",
+            )
         if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+            raise Inconsistent(
+                f"`heads: {self.heads}` does not divide `width: {self.width}`",
+                f"make the width a multiple of the heads, such as {self.heads * 32}",
+            )
         return self
 
 
@@ -49,15 +57,23 @@ class Decoder(Section):
     """Hidden size inside each feed-forward block."""
     context: PositiveInt = 128
     """Longest sequence in tokens, visual tokens included."""
-    tie_embeddings: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of attention weights that are dropped while training."""
+    tie_embeddings: Switch = True
     """Use one matrix for the input and the output embeddings."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "Decoder":
         if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+            raise Inconsistent(
+                f"`heads: {self.heads}` does not divide `width: {self.width}`",
+                f"make the width a multiple of the heads, such as {self.heads * 32}",
+            )
         if self.kv_heads and self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+            raise Inconsistent(
+                f"`kv_heads: {self.kv_heads}` does not divide `heads: {self.heads}`",
+                "make the heads a multiple of the kv_heads",
+            )
         return self
 
 
@@ -94,5 +110,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> "Model":
         if (self.scratch is None) == (self.pretrained is None):
-            raise ValueError("give exactly one of `scratch` and `pretrained`")
+            given = "neither" if self.scratch is None else "both"
+            raise Inconsistent(
+                f"exactly one of `scratch` and `pretrained` says where the model comes from; {given} is there",
+                "give `scratch: {}` for a model with random weights, or `pretrained:` with a run, folder or hub id",
+            )
         return self

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from finesight.config.base import Section
+from finesight.config.base import Inconsistent, Section
 from finesight.config.data import Data
 from finesight.config.model import Model
 from finesight.config.train import Evaluation, Generation, Log, Report, Train
@@ -17,7 +17,7 @@ class Run(Section):
     """Name of the run: letters, digits, `.`, `_` and `-`."""
     dir: str | None = None
     """Directory that holds all of the run; `runs/<name>` where absent."""
-    seed: NonNegativeInt = 7
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 7
     """Start of every random draw."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it computes; `auto` takes CUDA, else an Apple GPU, else the CPU."""
@@ -52,17 +52,13 @@ class Recipe(Section):
         """Directory that holds all of the run."""
         return self.run.dir or f"runs/{self.run.name}"
 
-    @model_validator(mode="after")
-    def _best_is_measured(self) -> "Recipe":
-        best = self.evaluation.best_by
-        if best != "val_loss" and best.split("_")[0] not in {name.split("_")[0] for name in self.evaluation.metrics}:
-            raise ValueError(f"`evaluation.best_by` is {best}, which is not among `evaluation.metrics`")
-        if best != "val_loss" and self.evaluation.max_samples == 0:
-            raise ValueError(f"`evaluation.best_by` is {best}, but `evaluation.max_samples: 0` answers no sample")
-        return self
-
-    @model_validator(mode="after")
-    def _best_needs_validation(self) -> "Recipe":
-        if self.train.stop is not None and self.data.val is None:
-            raise ValueError("`train.stop` needs `data.val`: without validation samples nothing can stop improving")
-        return self
+    @field_validator("train")
+    @classmethod
+    def _stop_needs_validation(cls, train: Train, info: ValidationInfo) -> Train:
+        data = info.data.get("data")
+        if train.stop is not None and data is not None and data.val is None:
+            raise Inconsistent(
+                "`train.stop` needs `data.val`: without validation samples nothing can stop improving",
+                "give `data.val`, such as `val: {split: 0.1}`, or take `train.stop` out",
+            )
+        return train

@@ -1,26 +1,51 @@
 """The `train`, `evaluation`, `generation`, `log` and `report` sections."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
-from finesight.config.base import Section
+from finesight.config.base import Inconsistent, Section, Switch, by_shape
 
-MetricName = Literal[
-    "exact_match", "exact_match_strict", "token_f1", "bleu", "cider", "rouge_l"
-]
+MetricName = Literal["exact_match", "exact_match_strict", "token_f1", "bleu", "cider", "rouge_l"]
 """Keys of the metrics table in `evaluation/metrics`; a test holds the two equal."""
 
 BestBy = Literal[
-    "val_loss", "exact_match", "exact_match_strict", "token_f1", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider", "rouge_l"
+    "val_loss",
+    "exact_match",
+    "exact_match_strict",
+    "token_f1",
+    "bleu_1",
+    "bleu_2",
+    "bleu_3",
+    "bleu_4",
+    "cider",
+    "rouge_l",
 ]
 """What decides the best checkpoint. `val_loss` is better when lower, all others when higher."""
+
+SCORES: Mapping[MetricName, tuple[BestBy, ...]] = MappingProxyType(
+    {
+        "exact_match": ("exact_match",),
+        "exact_match_strict": ("exact_match_strict",),
+        "token_f1": ("token_f1",),
+        "bleu": ("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
+        "cider": ("cider",),
+        "rouge_l": ("rouge_l",),
+    }
+)
+"""Names of the scores that each metric gives."""
 
 
 class Stop(Section):
     """Early stopping on `evaluation.best_by`."""
 
-    patience: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+    patience: Annotated[
+        Annotated[int, Field(ge=1), Tag("a whole number")]
+        | Annotated[float, Field(gt=0, lt=1), Tag("a number")],
+        by_shape,
+    ]
     """Evaluations without improvement before stopping; below 1, a share of the run's steps without one."""
     threshold: NonNegativeFloat = 0.0
     """Improvement smaller than this is none, in units of the metric."""
@@ -35,13 +60,19 @@ class Train(Section):
     """Number of optimizer steps. Give this or `epochs`."""
     batch_size: PositiveInt = 32
     """Samples that one optimizer step sees."""
-    micro_batch: Literal["auto"] | PositiveInt = "auto"
+    micro_batch: Annotated[
+        Annotated[Literal["auto"], Tag("text")] | Annotated[PositiveInt, Tag("a whole number")], by_shape
+    ] = "auto"
     """Samples of one forward and backward pass; the whole batch where `auto`. Changes memory, not what is learned."""
     lr: PositiveFloat = 1e-3
     """Highest learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """What the learning rate does after warming up."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] | NonNegativeInt = 0.03
+    warmup: Annotated[
+        Annotated[NonNegativeInt, Tag("a whole number")]
+        | Annotated[float, Field(ge=0, lt=1), Tag("a number")],
+        by_shape,
+    ] = 0.03
     """Steps over which the learning rate rises from 0; below 1, a share of all steps."""
     min_lr: NonNegativeFloat = 0.0
     """Learning rate at the end, as a share of `lr`."""
@@ -67,13 +98,20 @@ class Train(Section):
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
         if (self.epochs is None) == (self.max_steps is None):
-            raise ValueError("give exactly one of `epochs` and `max_steps`")
+            given = "neither" if self.epochs is None else "both"
+            raise Inconsistent(
+                f"exactly one of `epochs` and `max_steps` says how long it trains; {given} is there",
+                "give one; `train.max_steps=null` on the command line takes one out",
+            )
         return self
 
     @model_validator(mode="after")
     def _micro_fits(self) -> "Train":
         if self.micro_batch != "auto" and self.micro_batch > self.batch_size:
-            raise ValueError(f"micro_batch {self.micro_batch} is larger than batch_size {self.batch_size}")
+            raise Inconsistent(
+                f"`micro_batch: {self.micro_batch}` is larger than `batch_size: {self.batch_size}`",
+                "lower `micro_batch`, or set it to auto",
+            )
         return self
 
 
@@ -90,10 +128,28 @@ class Evaluation(Section):
     """What decides the best checkpoint, which becomes the finished model."""
     batch_size: PositiveInt = 64
     """Samples that are answered or scored together."""
-    baselines: bool = False
+    baselines: Switch = False
     """Compare the final scores with the majority answer and with the nearest training picture's answer."""
     resamples: PositiveInt = 1000
     """Bootstrap resamples of the intervals."""
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> "Evaluation":
+        best = self.best_by
+        if best == "val_loss":
+            return self
+        metric = next(name for name, scores in SCORES.items() if best in scores)
+        if metric not in self.metrics:
+            raise Inconsistent(
+                f"`best_by: {best}` is not measured: `metrics` lacks {metric}",
+                f"add {metric} to `metrics`, or choose by val_loss or by a score of {', '.join(self.metrics)}",
+            )
+        if self.max_samples == 0:
+            raise Inconsistent(
+                f"`best_by: {best}` needs answers, but `max_samples: 0` answers no sample",
+                "raise `max_samples`, or set `best_by: val_loss`",
+            )
+        return self
 
 
 class Generation(Section):
@@ -114,7 +170,7 @@ class Log(Section):
 
     every: PositiveInt = 10
     """Steps between lines in `metrics.jsonl`."""
-    samples: bool = False
+    samples: Switch = False
     """Write the ids of each step's samples to `samples.jsonl`."""
 
 

@@ -45,7 +45,11 @@ class RecipeError(FinesightError):
 
 
 class DataError(FinesightError):
-    """A file, row, column or picture that cannot be learned from."""
+    """A file, row, column or picture that cannot be learned from. `column` names the column where one is to blame."""
+
+    def __init__(self, what: str, where: str, mend: str, column: str = "") -> None:
+        super().__init__(what, where, mend)
+        self.column = column
 
 
 class ModelError(FinesightError):

@@ -1,0 +1,60 @@
+"""`finesight generate`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finesight.cli.common import JSON_HELP, only_json, print_json
+from finesight.core.errors import DataError
+
+
+class Device(StrEnum):
+    """As `run.device` of a recipe."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(no_args_is_help=True)
+def generate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_RUN", help="A run, its model/ folder or a checkpoint.")
+    ],
+    question: Annotated[
+        str | None,
+        typer.Argument(metavar="QUESTION", help="What is asked; the recipe's prompt where absent."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture; may be given several times.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where it computes.")] = Device.AUTO,
+    json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+) -> None:
+    """Answer a question about pictures.
+
+    \b
+    Examples
+      finesight generate runs/quickstart --image flag.png "Which colours are in this flag?"
+      finesight generate runs/quickstart --image a.png --image b.png --json
+
+    One answer a line, with the picture's name before it where there are several. No file is written; a picture
+    is read as training reads it, upright and on white.
+    """
+    if not image:
+        raise DataError("no picture is given", "--image", "give one or more, such as --image flag.png")
+    from finesight.workflows.generate import generate as work
+
+    with only_json(json):
+        answers = work(model, image, question, device=device.value)
+    if json:
+        print_json({"answers": answers})
+        return
+    for answer in answers:
+        print(f"{answer['image']}: {answer['answer']}" if len(answers) > 1 else answer["answer"])

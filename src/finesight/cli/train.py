@@ -1,0 +1,59 @@
+"""`finesight train`."""
+
+from typing import Annotated
+
+import typer
+
+from finesight.cli.common import JSON_HELP, OVERRIDES_HELP, only_json, print_json, print_scores
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(no_args_is_help=True)
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's file, or the name of one that ships with finesight.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run; one that is finished only gets a new report.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send one batch through everything and write nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+) -> None:
+    """Train a model as a recipe says, evaluate it and write a report.
+
+    \b
+    Examples
+      finesight train quickstart
+      finesight train mine.yaml train.epochs=3 train.max_steps=null run.name=longer
+      finesight train mine.yaml --resume
+
+    \b
+    Files, all in runs/<name>/ unless the recipe's run.dir says otherwise
+      report.html            what was learned, with pictures, answers and scores
+      results.json           scores with intervals, also by tag
+      predictions/           what the model answered, one JSON object a line
+      model/                 a folder that plain transformers loads
+      checkpoints/           what --resume continues from
+
+    A run that exists is never overwritten: give --resume or another run.name. Ctrl-C saves first and exits
+    with status 75.
+    """
+    from finesight.cli.progress import ProgressBar
+    from finesight.config.load import load_recipe
+
+    checked = load_recipe(recipe, overrides or ())
+    from finesight.workflows.train import train as work  # after the recipe is checked: torch takes seconds
+
+    with only_json(json), ProgressBar() as bar:
+        result = work(checked, resume=resume, dry_run=dry_run, observer=bar)
+    if json:
+        print_json(result)
+        return
+    print_scores(result)
+    for heading, key in (("Status", "status"), ("Run", "run"), ("Report", "report"), ("Next", "next")):
+        if result.get(key):
+            print(f"{heading + ':':<8}{result[key]}")

@@ -1,0 +1,41 @@
+"""Where a recipe's paths lead: to the person's files, or into the data that finesight ships."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from finesight.core.errors import DataError
+
+SHIPPED = "shipped:"
+
+
+def resolve_path(path: str, key: str = "path") -> Path:
+    """The existing file or folder that `path` names; `shipped:flags/flags.csv` is part of finesight itself.
+
+    `key` is the recipe key that the path stands under; a DataError about a missing file names it.
+    """
+    shipped = path.startswith(SHIPPED)
+    root = Path(str(files("finesight") / "assets" / "pictures"))
+    place = root / path.removeprefix(SHIPPED) if shipped else Path(path).expanduser()
+    if shipped and not place.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"`{path}` leads out of the shipped data", key, "name a file below `shipped:`")
+    try:
+        missing = not place.exists()
+    except (OSError, ValueError) as error:  # a name too long, or with a null character
+        raise DataError(
+            f"`{path[:100]}` cannot be a path: {error}", key, "give the path of a file"
+        ) from error
+    if missing:
+        raise DataError(f"`{path}` does not exist", f"{key}, seen from {Path.cwd()}", _cure(place))
+    return place
+
+
+def _cure(place: Path) -> str:
+    parent = place.parent
+    if not parent.is_dir():
+        return f"the folder {parent} does not exist either; give a path relative to where the command runs"
+    names = sorted(item.name for item in parent.iterdir())
+    near = difflib.get_close_matches(place.name, names, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}, in the same folder?"
+    return f"{parent} holds {', '.join(names[:8]) or 'nothing'}{', …' if len(names) > 8 else ''}"

@@ -1,0 +1,197 @@
+"""The one way from a picture file to pixels: training, evaluation, command line and server use it.
+
+`load_picture` reads JPEG, PNG, WebP, GIF, BMP and TIFF. What it does, in this order:
+
+1. size caps and counts from the header, before anything is decoded (`media_guard`);
+2. decode the first frame; a moving picture is noted;
+3. levels of 12, 16 and 32 bits and floats scaled by their mode, never clipped (`media_colour`);
+4. embedded colour profile → sRGB;
+5. transparency composited over white;
+6. EXIF orientation (the tag alone, as browsers read it; not what XMP says).
+
+CMYK JPEGs are taken as inverted, with or without an Adobe marker, as browsers and Pillow take them.
+Nothing global is changed, and nothing shared but a cache of colour transforms: threads may load at once.
+"""
+
+import base64
+import binascii
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from finesight.core.errors import DataError
+from finesight.core.ports import Resample
+from finesight.data.media_colour import to_srgb
+from finesight.data.media_guard import Kind, PictureLimits, Refusal, inspect
+
+__all__ = ["DEFAULT_LIMITS", "Picture", "PictureLimits", "decode_base64", "load_picture", "resize"]
+
+DEFAULT_LIMITS: Final = PictureLimits()
+
+_ORIENTATION_TAG: Final = 0x0112
+_SHORT: Final = 3
+
+_FILTERS: Final[dict[Resample, Image.Resampling]] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: `image` has mode RGB, 8 bits a channel, sRGB, upright, opaque, and no metadata.
+
+    `frames` counts the frames of the file; 2 stands for two or more in GIF and TIFF, not read to the end.
+    `notes` tells what was done beyond plain decoding, in this order: `first_frame`, `levels` (scaled from
+    more than 8 bits), `icc` (profile converted), `icc_ignored` (profile broken, or for another kind of
+    colour), `transparency` (put on white), `orientation` (turned upright as EXIF says).
+    """
+
+    image: Image.Image
+    frames: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def load_picture(data: bytes, where: str, limits: PictureLimits = DEFAULT_LIMITS) -> Picture:
+    """Decode the bytes of a picture file. `where` names file and row for the message.
+
+    Raises DataError, and nothing else, for bytes that are no picture, broken, cut short, or beyond `limits`.
+    """
+    try:
+        return _load(data, limits)
+    except Refusal as refusal:
+        what, mend = refusal.what, refusal.mend
+    except Exception as error:  # Pillow raises nearly every kind, MemoryError and struct.error among them
+        what = f"the picture cannot be decoded ({type(error).__name__}: {error})"
+        mend = "the file is damaged or unusual: save it anew as PNG or JPEG, or leave the row out"
+    # Raised outside the handler, because an error that is kept must not keep the pixels alive.
+    raise DataError(what, where, mend)
+
+
+def _load(data: bytes, limits: PictureLimits) -> Picture:
+    header = inspect(data, limits)
+    # Not Image.open, which warns of large pictures before we could refuse them.
+    image = _READERS[header.kind](BytesIO(header.data))
+    limits.check(*image.size)
+    turn = _TURNS.get(_orientation(image))
+    image.load()
+    limits.check(*image.size)
+    colour, notes = to_srgb(image, header.depth, header.inverted)
+    if turn is not None:
+        notes += ("orientation",)
+        if header.kind != "TIFF":  # Pillow's TIFF reader has turned it
+            colour = colour.transpose(turn)
+    frames = image.n_frames if isinstance(image, WebPImagePlugin.WebPImageFile) else header.frames
+    colour.info.clear()
+    return Picture(colour, frames, ("first_frame", *notes) if frames > 1 else notes)
+
+
+class _JpegReader(JpegImagePlugin.JpegImageFile):
+    """Pillow's reader, without its look for the resolution in EXIF, which warns where EXIF is broken."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+_READERS: Final[dict[Kind, Callable[[BytesIO], ImageFile.ImageFile]]] = {
+    "JPEG": _JpegReader,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none, or EXIF is broken."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        value = image.tag_v2.get(_ORIENTATION_TAG, 1)
+        return value if isinstance(value, int) else 1
+    exif: bytes = image.info.get("exif") or b""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif.startswith(b"II") else ">"
+    try:
+        (directory,) = struct.unpack_from(order + "L", exif, 4)
+        (entries,) = struct.unpack_from(order + "H", exif, directory)
+        for start in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, form, _, value = struct.unpack_from(order + "HHLH", exif, start)
+            if tag == _ORIENTATION_TAG and form == _SHORT:
+                return int(value)
+    except struct.error:
+        pass
+    return 1
+
+
+_DATA_URI = re.compile(r"\s*data:[^,]{0,200},", re.IGNORECASE)
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/\-_\s]")
+_TO_STANDARD = str.maketrans("-_", "+/", " \t\r\n\v\f")
+
+
+def decode_base64(text: str, where: str) -> bytes:
+    """Bytes of a base64 text; a `data:…;base64,` prefix, blanks, URL-safe letters, no padding are accepted.
+
+    Raises DataError, which names the first wrong character by its place in `text`, counted from 1.
+    """
+    try:
+        decoded = binascii.a2b_base64(text, strict_mode=True)
+        if decoded:
+            return decoded
+    except ValueError:  # binascii.Error, or letters beyond ASCII: look closer
+        pass
+    prefix = _DATA_URI.match(text)
+    if prefix and not prefix[0].rstrip(", ").lower().endswith(";base64"):
+        raise DataError("the data URI is not base64", where, "write it as data:image/png;base64,…")
+    start = prefix.end() if prefix else 0
+    end = len(text.rstrip("= \t\r\n\v\f"))
+    wrong = _NOT_BASE64.search(text, start, end)
+    if wrong:
+        what = f"character {wrong.start() + 1}, {wrong[0]!r}, does not belong in base64 text"
+        raise DataError(what, where, _BYTES_AS_TEXT if text.lstrip()[:2] in ("b'", 'b"') else _ENCODE_AGAIN)
+    body = text[start:end].translate(_TO_STANDARD)
+    if not body:
+        raise DataError("the base64 text is empty", where, "fill the cell, or leave the row out")
+    if len(body) % 4 == 1:
+        what = f"the base64 text is cut short: {len(body)} characters, one more than whole groups of four"
+        raise DataError(what, where, "a program may have cut the cell at its longest length: export it again")
+    return base64.b64decode(body + "=" * (-len(body) % 4))
+
+
+_ENCODE_AGAIN = "encode the picture file's bytes as base64 again, or check that this is the right column"
+_BYTES_AS_TEXT = "the cell holds Python's notation of bytes: write b64encode(data).decode('ascii') instead"
+
+
+def resize(image: Image.Image, height: int, width: int, resample: Resample) -> NDArray[np.uint8]:
+    """The picture squashed to `height` × `width` pixels: uint8, (3, height, width).
+
+    Pillow's filters, widened where the picture shrinks, so equal to the PIL processors of `transformers`.
+    """
+    small = image.resize((width, height), _FILTERS[resample])
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))

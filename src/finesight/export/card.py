@@ -1,0 +1,45 @@
+"""The model card: what it is, what it learned from, how good, how to load it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finesight.config.recipe import Recipe
+from finesight.core.prediction import Score
+
+_LOAD = '''```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained(".")
+model = AutoModelForImageTextToText.from_pretrained(".")
+turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "…your question…"}]}
+text = processor.apply_chat_template([turn], add_generation_prompt=True)
+inputs = processor(images=Image.open("picture.png").convert("RGB"), text=text, return_tensors="pt")
+answer = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
+print(processor.batch_decode(answer, skip_special_tokens=True)[0])
+```'''
+
+
+def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:
+    """Markdown for the `README.md` of a saved model; `facts` as `environment.json` has them."""
+    total = sum(part["total"] for part in facts["parameters"].values())
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: image-text-to-text",
+        "---",
+        f"# {recipe.run.name}",
+        "",
+        recipe.description or "A vision-language model.",
+        "",
+        f"{total:,} parameters in the LLaVA architecture, trained with finesight on "
+        f"{facts['data']['train']['samples']:,} samples.",
+        "",
+    ]
+    if scores:
+        lines += ["| split | slice | score | value | 95 % interval | samples |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {s.split} | {s.slice} | {s.name} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} | {s.count} |" for s in scores
+        ]
+        lines.append("")
+    return "\n".join([*lines, "## Load it without finesight", "", _LOAD, ""])

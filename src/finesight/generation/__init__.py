@@ -1,0 +1,1 @@
+"""Answers of a model: samples in, predictions out."""

@@ -1,0 +1,82 @@
+"""Answers to many samples: like lengths together, padded on the left, given back in the samples' own order.
+
+B samples answered together, T tokens of the longest prompt.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from finesight.config.train import Generation
+from finesight.core.ports import Ports
+from finesight.core.prediction import Prediction
+from finesight.data.collate import collate_prompts
+from finesight.data.dataset import ExampleSet, prepare_pictures
+from finesight.models.decoding import decoding
+from finesight.models.forward import float_pictures
+
+
+@torch.no_grad()
+def answer(
+    model: Any, ports: Ports, prompts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], config: GenerationConfig
+) -> list[str]:
+    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order."""
+    inputs = float_pictures(collate_prompts(prompts, pictures, ports.pad_id), ports.image)
+    device = next(model.parameters()).device
+    moved = {name: tensor.to(device) for name, tensor in inputs.items()}
+    produced = model.generate(**moved, generation_config=config)
+    fresh = produced[:, moved["input_ids"].shape[1] :]
+    return [text.strip() for text in ports.tokenizer.batch_decode(fresh, skip_special_tokens=True)]
+
+
+def predict(
+    model: Any,
+    examples: ExampleSet,
+    settings: Generation,
+    batch_size: int,
+    limit: int | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> list[Prediction]:
+    """Answer each sample once (the first `limit` of them); the model is left in the mode it was in.
+
+    `tick` is called with the number of finished samples, and may raise to stop.
+    """
+    config = decoding(settings, examples.ports)
+    count = len(examples) if limit is None else min(limit, len(examples))
+    order = sorted(range(count), key=lambda index: (examples.lengths[index], index))
+    answers: dict[int, str] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for chosen in _groups(order, batch_size):
+            prompts = [examples.prompt(index) for index in chosen]
+            samples = [examples.samples[index] for index in chosen]
+            pictures = [picture for sample in samples for picture in prepare_pictures(sample, examples.ports)]
+            texts = answer(model, examples.ports, prompts, pictures, config)
+            answers |= dict(zip(chosen, texts, strict=True))
+            if tick is not None:
+                tick(len(answers))
+    finally:
+        model.train(was_training)
+    return [_prediction(examples, index, answers[index]) for index in range(count)]
+
+
+def _groups(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for at in range(0, len(order), size):
+        yield order[at : at + size]
+
+
+def _prediction(examples: ExampleSet, index: int, text: str) -> Prediction:
+    sample = examples.samples[index]
+    return Prediction(
+        id=sample.id,
+        origin=str(sample.origin),
+        prompt=sample.prompt,
+        prediction=text,
+        references=sample.references,
+        tags=dict(sample.tags),
+        group=sample.group,
+    )

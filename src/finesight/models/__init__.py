@@ -1,0 +1,1 @@
+"""Models, their parts and ports: everything that knows an architecture."""

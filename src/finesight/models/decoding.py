@@ -1,0 +1,13 @@
+"""The recipe's decoding settings as `transformers` takes them."""
+
+from transformers import GenerationConfig
+
+from finesight.config.train import Generation
+from finesight.core.ports import Ports
+
+
+def decoding(settings: Generation, ports: Ports) -> GenerationConfig:
+    """Decoding of evaluation and answering; it is also saved beside the model, so that others decode alike."""
+    return GenerationConfig(
+        **settings.model_dump(), do_sample=False, eos_token_id=list(ports.end_ids), pad_token_id=ports.pad_id
+    )

@@ -1,0 +1,73 @@
+"""Models from folders that `transformers` wrote, or from a hub id of the same layout."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from finesight.core.errors import ModelError
+from finesight.core.ports import Ports
+from finesight.models.ports import ports_of
+from finesight.models.quiet import no_progress_bars
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A `transformers` model with its processor and ports."""
+
+    model: Any
+    processor: Any
+    ports: Ports
+
+
+def load_processor(place: str) -> tuple[Any, Any]:
+    """Configuration and processor of a model folder or hub id; no weights are read."""
+    try:
+        config = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model can be read there: {_first_line(error)}", place, _cure(place)) from error
+    if config.model_type != "llava":
+        raise ModelError(
+            f"it is of the family `{config.model_type}`, which cannot be used yet", place, "use a model of the LLaVA family"
+        )
+    try:
+        return config, AutoProcessor.from_pretrained(place)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"its processor cannot be read: {_first_line(error)}", place, _cure(place)) from error
+
+
+def load_model(place: str) -> LoadedModel:
+    """The model with its weights in fp32; missing, unknown or wrong-shaped weights are errors."""
+    config, processor = load_processor(place)
+    try:
+        with no_progress_bars():
+            model, facts = AutoModelForImageTextToText.from_pretrained(
+                place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error
+    wrong = [f"{kind}: {', '.join(map(str, sorted(facts[kind])[:5]))}" for kind in _WRONG if facts.get(kind)]
+    if wrong:
+        raise ModelError(f"its weights do not fit its configuration ({'; '.join(wrong)})", place, "save the model again")
+    return LoadedModel(model, processor, ports_of(processor, config))
+
+
+_WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys")
+"""What `transformers` tells of weights that it did not find a place or a value for."""
+
+
+def build_from_config(place: str) -> LoadedModel:
+    """The model of a folder without weights (a checkpoint's skeleton), with random values."""
+    config, processor = load_processor(place)
+    return LoadedModel(AutoModelForImageTextToText.from_config(config), processor, ports_of(processor, config))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _cure(place: str) -> str:
+    if Path(place).exists():
+        return "give a folder that `transformers` saved with its processor"
+    return "correct the path, or check the hub id and the connection"

@@ -1,0 +1,18 @@
+"""Keep `transformers` from drawing its own progress bars between ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without `transformers`' progress bars; afterwards they are as they were."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,35 @@
+"""Time and memory of a run, from one timed pass over a real window of its own data."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ADAM_BYTES = 8
+"""Two fp32 averages a parameter."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes: bytes of memory at its peak, seconds in all and a step, and how much it sees."""
+
+    peak_bytes: int
+    seconds: float
+    seconds_per_step: float
+    steps: int
+    samples: int
+    tokens: int
+    supervised_tokens: int
+
+    def document(self) -> dict[str, Any]:
+        """As `plan.json` holds it."""
+        return asdict(self)
+
+
+def predict_cost(
+    *, pass_seconds: float, peak_bytes: int, trainable: int, steps: int, samples: int, tokens: int, supervised: int
+) -> Cost:
+    """The cost of `steps`, from a forward and backward pass that took `pass_seconds` and peaked at `peak_bytes`.
+
+    The pass made no optimizer state: AdamW's is added. `tokens` and `supervised` are of the whole run. Evaluations and
+    the updates themselves are not in the time.
+    """
+    return Cost(peak_bytes + ADAM_BYTES * trainable, pass_seconds * steps, pass_seconds, steps, samples, tokens, supervised)

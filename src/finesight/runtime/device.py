@@ -1,0 +1,41 @@
+"""Where it computes."""
+
+from typing import Literal
+
+import torch
+
+from finesight.core.errors import RecipeError
+from finesight.runtime.notices import Notices
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def choose_device(asked: DeviceName, notices: Notices, threads: int | None = None) -> torch.device:
+    """The device of the recipe; `auto` takes CUDA, else an Apple GPU, else the CPU, and says so.
+
+    `threads` sets the threads of a CPU run. Raises RecipeError where the device asked for is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        name = next(name for name in ("cuda", "mps", "cpu") if there[name])
+    elif there[asked]:
+        name = asked
+    else:
+        have = ", ".join(name for name, works in there.items() if works)
+        raise RecipeError(f"there is no {asked} device", "run.device", f"use one of: auto, {have}; `finesight doctor` tells more")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if asked == "auto" and name == "cpu":
+        notices.add("device", f"no GPU was found: it computes on the CPU with {torch.get_num_threads()} threads")
+    return torch.device(name)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory that was in use: of the device's allocator, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

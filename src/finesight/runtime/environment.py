@@ -1,0 +1,77 @@
+"""What a run needs to be understood and repeated: versions, hardware, git state, the command without secrets."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("finesight", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pydantic")
+_SECRET = re.compile(r"(?i)(token|secret|password|passwd|api_?key|credential)")
+_TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,})")
+
+
+def without_secrets(words: list[str]) -> list[str]:
+    """Command-line words with what looks like a secret blotted out."""
+    clean, hide_next = [], False
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if hide_next:
+            word = "***"
+        elif equals and _SECRET.search(key):
+            word = f"{key}=***"
+        hide_next = not equals and word.startswith("-") and bool(_SECRET.search(word))
+        clean.append(_TOKEN.sub("***", word))
+    return clean
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide what a run computes."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the folder that the command ran in, and whether it had changes; None outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores and memory."""
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "memory_bytes": pages}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = re.search(r"model name\s*:\s*(.+)", info.read_text(errors="replace"))
+        if named:
+            return named.group(1)
+    return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """The record that `environment.json` begins with."""
+    return {
+        "versions": versions(),
+        "machine": describe_machine(),
+        "git": git_state(Path.cwd()),
+        "command": without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }

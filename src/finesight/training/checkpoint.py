@@ -1,0 +1,187 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is a directory `step-N` below the run's `checkpoints/`. It is written under a temporary name, each file is
+flushed to the disk, a manifest with their sha256 comes last, then one rename makes it visible; only then do `last` and
+`best` move, and only then are older ones removed. A directory without a whole, matching manifest does not exist.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from finesight.core.errors import RunError
+from finesight.core.rundir import FORMAT
+from finesight.runtime.files import TEMPORARY, disk_full, sync_directory, told_when_full, write_json, write_text
+from finesight.runtime.notices import Notices
+
+_MANIFEST = "manifest.json"
+_KEPT = 2
+"""Newest checkpoints that are kept beside the best one: if the newest is damaged, the one before it is there."""
+
+_SPARE = 2**20
+"""Bytes beside the tensors that a checkpoint may need."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run is continued from. `tensors` are named groups of named tensors (`model`, `optimizer`)."""
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """Bytes of a checkpoint of these tensors on the disk."""
+    return sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values()) + _SPARE
+
+
+class Checkpoints:
+    """The checkpoints of one run, below `folder`."""
+
+    def __init__(self, folder: Path, notices: Notices) -> None:
+        self._folder, self._notices = folder, notices
+
+    def clean(self) -> None:
+        """Remove what a killed save left behind."""
+        if self._folder.is_dir():
+            for leftover in self._folder.glob(f"*{TEMPORARY}"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def check_space(self, tensors: Mapping[str, Mapping[str, Tensor]], copies: int = 1) -> None:
+        """Raise RunError where the disk has no room for so many more checkpoints."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        needed = copies * bytes_needed(tensors)
+        if shutil.disk_usage(self._folder).free < needed:
+            raise disk_full(self._folder, needed)
+
+    def save(self, checkpoint: Checkpoint, best: bool) -> None:
+        """Write a checkpoint, point `last` (and `best`) to it, and remove those that neither names.
+
+        A step that is saved already is not written again: its files are what they would be.
+        """
+        name = f"step-{checkpoint.step}"
+        if not (self._folder / name).is_dir():
+            self._write(name, checkpoint)
+        write_text(self._folder / "last", name + "\n")
+        if best:
+            write_text(self._folder / "best", name + "\n")
+        saved = self._saved()
+        kept = {self.named("last"), self.named("best"), *(path.name for path in saved[:_KEPT])}
+        for path in saved:
+            if path.name not in kept:
+                shutil.rmtree(path)
+
+    def point(self, pointer: str, step: int) -> None:
+        """Make `best` or `last` name the checkpoint of `step`, or nothing where there is none."""
+        name = f"step-{step}"
+        if (self._folder / name).is_dir():
+            write_text(self._folder / pointer, name + "\n")
+        else:
+            (self._folder / pointer).unlink(missing_ok=True)
+
+    def best_or_last(self) -> Path:
+        """The best checkpoint, or the last where nothing was measured."""
+        name = self.named("best") or self.named("last")
+        assert name is not None, "the loop saves at its end"
+        return self._folder / name
+
+    def _write(self, name: str, checkpoint: Checkpoint) -> None:
+        self.check_space(checkpoint.tensors)
+        temporary = self._folder / (name + TEMPORARY)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        needed = bytes_needed(checkpoint.tensors)
+        try:
+            with told_when_full(self._folder, needed):
+                for group, tensors in checkpoint.tensors.items():
+                    save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / f"{group}.safetensors")
+                    _flush(temporary / f"{group}.safetensors")
+                write_json(temporary / "state.json", {"step": checkpoint.step, **checkpoint.state})
+                files = {
+                    path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
+                }
+                write_json(temporary / _MANIFEST, {"format": FORMAT, "step": checkpoint.step, "files": files})
+                sync_directory(temporary)
+                os.replace(temporary, self._folder / name)
+                sync_directory(self._folder)
+        except SafetensorError as error:  # it wraps the system's error in words
+            shutil.rmtree(temporary, ignore_errors=True)
+            if "os error 28" not in str(error) and "No space left" not in str(error):
+                raise
+            raise disk_full(self._folder, needed) from error
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def _saved(self) -> list[Path]:
+        """Directories of checkpoints, whole or not, the newest first."""
+        found = [path for path in self._folder.glob("step-*") if path.name[5:].isdigit()]
+        return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+    def named(self, pointer: str) -> str | None:
+        """The name of the directory that `last` or `best` names."""
+        path = self._folder / pointer
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint; each broken one before it is told by name."""
+        for path in self._saved():
+            broken = _fault_of(path)
+            if broken is None:
+                return path
+            self._notices.add("broken", f"checkpoint {path} is not used: {broken}; the one before it is")
+        return None
+
+
+def _fault_of(path: Path) -> str | None:
+    """Why a checkpoint directory is not whole, or None where it is."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        if manifest["format"] > FORMAT:
+            return f"its format {manifest['format']} is newer than this finesight reads ({FORMAT})"
+        for name, facts in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != facts["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {facts['bytes']}"
+            if _sha256(file) != facts["sha256"]:
+                return f"{name} is damaged (its sha256 differs)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its manifest cannot be read ({type(error).__name__})"
+    return None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint directory; raises RunError where it is not whole."""
+    broken = _fault_of(path)
+    if broken is not None:
+        raise RunError(f"the checkpoint is not whole: {broken}", str(path), "use another checkpoint")
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return Checkpoint(int(state.pop("step")), tensors, state)

@@ -1,0 +1,141 @@
+"""The training loop. It owns time: what comes next, when to measure, save and stop. The mathematics is in `step`."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from finesight.config.train import Stop
+from finesight.core.batch import Batch
+from finesight.core.errors import Interrupted
+from finesight.core.events import EvaluationReport, Observer, StepReport
+from finesight.training.schedule import Schedule
+from finesight.training.step import Step
+from finesight.training.stopping import Best
+
+
+class StopAsked(Exception):
+    """Raised inside an evaluation when the run was asked to stop."""
+
+
+class Saver(Protocol):
+    """Writes a checkpoint of the whole run; `best` where it is the best so far."""
+
+    def __call__(self, state: Mapping[str, Any], step: int, best: bool) -> None: ...
+
+
+@dataclass
+class LoopState:
+    """Where a run stands: finished steps, the last step that was evaluated, the best, seconds of training so far."""
+
+    step: int = 0
+    evaluated: int = 0
+    best: Best = field(default_factory=Best)
+    seconds: float = 0.0
+
+    def saved(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        return {"evaluated": self.evaluated, "best": self.best.state(), "seconds": self.seconds}
+
+    @classmethod
+    def restored(cls, step: int, saved: Mapping[str, Any]) -> "LoopState":
+        """As it was when it was saved."""
+        return cls(step, saved["evaluated"], Best(**saved["best"]), saved["seconds"])
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """When things happen, in steps. `evaluate_every` and `save_every` count from the run's beginning."""
+
+    steps: int
+    steps_per_epoch: int
+    evaluate_every: int
+    save_every: int
+    measure: str
+    stop: Stop | None = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One run over `windows`, which begin after `state.step` finished steps.
+
+    `evaluate` gives the scores of the validation samples by name (None: there are none); `asked` tells whether the run
+    was asked to stop from outside.
+    """
+
+    step: Step
+    schedule: Schedule
+    timetable: Timetable
+    evaluate: Callable[[], Mapping[str, float]] | None
+    save: Saver
+    observers: Sequence[Observer]
+    asked: Callable[[], bool]
+
+    def run(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> None:
+        """Train to the end, or raise Interrupted once everything is saved."""
+        times = self.timetable
+        while True:
+            improved = self._evaluate_when_due(state)
+            done = state.step >= times.steps or state.best.exhausted(times.stop, state.step, times.steps)
+            asked = self.asked()
+            if improved or done or asked or self._due(state, times.save_every):
+                self.save(state.saved(), state.step, improved)
+            if done:
+                return
+            if asked:
+                raise interrupted(state.step, times.steps)
+            report = self._next(windows, state)
+            for observer in self.observers:
+                observer.on_step(report)
+
+    def _due(self, state: LoopState, every: int) -> bool:
+        return state.step > 0 and state.step % every == 0
+
+    def _evaluate_when_due(self, state: LoopState) -> bool:
+        """Measure where the timetable says so; whether this is the best so far."""
+        times = self.timetable
+        due = self._due(state, times.evaluate_every) or (state.step == times.steps > 0)
+        if self.evaluate is None or not due or state.evaluated == state.step:
+            return False
+        try:
+            values = self.evaluate()
+        except StopAsked:
+            self.save(state.saved(), state.step, False)
+            raise interrupted(state.step, times.steps) from None
+        threshold = times.stop.threshold if times.stop else 0.0
+        improved = state.best.update(times.measure, values[times.measure], state.step, threshold)
+        state.evaluated = state.step
+        for observer in self.observers:
+            observer.on_evaluation(EvaluationReport(state.step, "val", values, improved))
+        return improved
+
+    def _next(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> StepReport:
+        began = time.perf_counter()
+        window = next(windows)
+        waited = time.perf_counter() - began
+        number = state.step + 1
+        rate = self.schedule.rate(number)
+        result = self.step(window, number, rate)
+        total = time.perf_counter() - began
+        state.step, state.seconds = number, state.seconds + total
+        phases = {"data": waited, "forward": result.forward, "backward": result.backward, "optimizer": result.optimizer}
+        return StepReport(
+            step=number,
+            steps=self.timetable.steps,
+            epoch=number / self.timetable.steps_per_epoch,
+            loss=result.loss,
+            lr=rate,
+            grad_norm=result.grad_norm,
+            samples=sum(len(batch.ids) for batch in window),
+            tokens=sum(batch.tokens for batch in window),
+            supervised_tokens=sum(batch.supervised for batch in window),
+            seconds={**phases, "total": total},
+            ids=tuple(name for batch in window for name in batch.ids),
+        )
+
+
+def interrupted(step: int, steps: int) -> Interrupted:
+    """The error of a run that was asked to stop and has saved itself."""
+    return Interrupted(
+        f"stopped after step {step} of {steps}; everything is saved", "this run", "continue with the same command and --resume"
+    )

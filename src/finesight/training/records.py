@@ -1,0 +1,97 @@
+"""The files that a run writes step by step: `metrics.jsonl`, `losses_log.csv`, `timing_logs.csv`, `samples.jsonl`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from finesight.core.events import EvaluationReport, StepReport
+from finesight.core.rundir import RunDirectory
+from finesight.runtime.files import append_line, to_json, write_text
+
+_LOSSES = "epoch,step,train_loss,val_loss"
+_TIMING = "step,data,forward,backward,optimizer,total"
+
+
+class Records:
+    """An observer that writes the run's tables. On resuming, what was written after the checkpoint is cut off."""
+
+    def __init__(self, run: RunDirectory, every: int, samples: bool) -> None:
+        self._run, self._every, self._samples = run, every, samples
+        for path, header in ((run.losses, _LOSSES), (run.timing, _TIMING)):
+            if not path.exists():
+                write_text(path, header + "\n")
+        self._latest: StepReport | None = None
+
+    def rewind(self, step: int, evaluated: bool) -> None:
+        """Keep the lines up to `step`; its own evaluation only where it was finished (`evaluated`)."""
+
+        def keeps(at: int, is_evaluation: bool) -> bool:
+            return at < step or (at == step and (evaluated or not is_evaluation))
+
+        def json_line(line: str) -> bool:
+            row = json.loads(line)
+            return keeps(row["step"], "name" in row)
+
+        def table_row(column: int, evaluation: int | None) -> Callable[[str], bool]:
+            def row(line: str) -> bool:
+                cells = line.split(",")
+                return keeps(int(cells[column]), evaluation is not None and bool(cells[evaluation]))
+
+            return row
+
+        _filter(self._run.metrics, 0, json_line)
+        _filter(self._run.samples, 0, json_line)
+        _filter(self._run.losses, 1, table_row(1, 3))
+        _filter(self._run.timing, 1, table_row(0, None))
+
+    def on_step(self, report: StepReport) -> None:
+        """Timing of every step; losses and counts every `log.every` steps."""
+        seconds = ",".join(f"{report.seconds[name]:.6f}" for name in _TIMING.split(",")[1:])
+        append_line(self._run.timing, f"{report.step},{seconds}")
+        if self._samples:
+            append_line(self._run.samples, to_json({"step": report.step, "ids": report.ids}))
+        if report.step % self._every == 0 or report.step in (1, report.steps):
+            append_line(self._run.losses, f"{report.epoch:.6g},{report.step},{report.loss!r},")
+            append_line(self._run.metrics, to_json(_metrics_row(report)))
+        self._latest = report
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        """One line a score; the validation loss also beside the training loss of its step."""
+        for name, value in report.values.items():
+            row = {"step": report.step, "split": report.split, "name": name, "value": value}
+            append_line(self._run.metrics, to_json(row))
+        if "val_loss" in report.values:
+            epoch = f"{self._latest.epoch:.6g}" if self._latest else ""
+            loss = repr(self._latest.loss) if self._latest else ""
+            append_line(self._run.losses, f"{epoch},{report.step},{loss},{report.values['val_loss']!r}")
+
+    def on_phase(self, name: str, total: int) -> None:
+        """Phases leave no trace in the tables."""
+
+    def on_progress(self, done: int) -> None:
+        """Nor does progress."""
+
+
+def _metrics_row(report: StepReport) -> dict[str, Any]:
+    return {
+        "step": report.step,
+        "epoch": report.epoch,
+        "loss": report.loss,
+        "lr": report.lr,
+        "grad_norm": report.grad_norm,
+        "samples": report.samples,
+        "tokens": report.tokens,
+        "supervised_tokens": report.supervised_tokens,
+        "seconds": report.seconds["total"],
+    }
+
+
+def _filter(path: Path, header: int, keeps: Callable[[str], bool]) -> None:
+    """Rewrite a table with its header and the rows that are kept; an unfinished last line (a kill) is dropped."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")[:-1]
+    whole = [line for line in lines[header:] if keeps(line)]
+    write_text(path, "".join(line + "\n" for line in [*lines[:header], *whole]))

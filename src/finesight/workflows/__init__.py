@@ -1,0 +1,1 @@
+"""Where the parts meet: one file a job, each a straight script over the rooms below."""

@@ -1,0 +1,54 @@
+"""Evaluate a model or a run on a split of a recipe's data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finesight.config.load import load_recipe
+from finesight.core.errors import RecipeError
+from finesight.core.events import Observer
+from finesight.core.rundir import RunDirectory
+from finesight.data.dataset import ExampleSet, Policy, read_splits
+from finesight.evaluation.table import results_document
+from finesight.runtime.device import choose_device
+from finesight.runtime.files import write_json
+from finesight.runtime.notices import Notices
+from finesight.workflows.places import find_model, run_of
+from finesight.workflows.scoring import answer_split, score_split
+
+
+def evaluate(
+    model_or_run: str,
+    *,
+    split: str = "test",
+    overrides: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
+    out: Path | None = None,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Answer every sample of `split` and score the answers; returns the document that `results.json` holds.
+
+    Predictions and scores go to `out`; where absent, to `evaluations/<split>` in the run, so that the run's own results
+    stay as they were. Raises RecipeError where there is no such split.
+    """
+    run = run_of(Path(model_or_run)) if Path(model_or_run).exists() else None
+    if run is None:
+        raise RecipeError(
+            "a model alone does not say what to evaluate on", model_or_run, "give a run, its `model/` or a checkpoint of it"
+        )
+    words = [*overrides, *([f"evaluation.metrics=[{','.join(metrics)}]"] if metrics else [])]
+    recipe = load_recipe(str(run.recipe), words)
+    notices, policy = Notices(), Policy(recipe.data)
+    device = choose_device(recipe.run.device, notices, recipe.run.threads)
+    found = find_model(model_or_run)
+    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, observer.on_progress if observer else None)
+    if split not in samples:
+        raise RecipeError(f"there is no split `{split}`", str(run.recipe), f"use one of: {', '.join(samples)}")
+    sets = {name: ExampleSet(samples[name], found.loaded.ports, policy) for name in {split, "train"}}
+    found.loaded.model.to(device)
+    folder = out or run.path / "evaluations" / split
+    predictions = answer_split(found.loaded.model, sets[split], recipe, split, folder, observer)
+    scores, comparisons = score_split(predictions, recipe, split, sets[split], sets["train"])
+    document = results_document(scores, comparisons)
+    write_json(RunDirectory(folder).results, document)
+    return {**document, "results": str(RunDirectory(folder).results)}

@@ -1,0 +1,58 @@
+"""What MODEL_OR_RUN may be: a run, its `model/`, a checkpoint, or a folder or hub id that `transformers` knows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finesight.config.load import load_recipe
+from finesight.config.recipe import Recipe
+from finesight.core.errors import ModelError, RunError
+from finesight.core.rundir import RunDirectory
+from finesight.models.load import LoadedModel, build_from_config, load_model
+from finesight.training.checkpoint import load_checkpoint
+from finesight.training.state import restore_model
+
+SKELETON = "skeleton"
+"""Folder beside the checkpoints that holds the model's configuration and processor."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A loaded model, and the run and recipe that it belongs to where there are any."""
+
+    loaded: LoadedModel
+    run: RunDirectory | None
+    recipe: Recipe | None
+
+
+def run_of(place: Path) -> RunDirectory | None:
+    """The run that a path is, or lies in (its model, its checkpoints); None where it is no part of one."""
+    for candidate in (place, *place.absolute().parents[:2]):
+        if (candidate / "recipe.yaml").is_file() and (candidate / "environment.json").is_file():
+            return RunDirectory(candidate)
+    return None
+
+
+def model_place(model_or_run: str) -> str:
+    """The folder of a model to load: a run's finished model, or the place itself. Raises RunError for an unfinished run."""
+    place = Path(model_or_run)
+    if (place / "recipe.yaml").is_file():
+        if not (place / "model" / "config.json").is_file():
+            raise RunError(
+                "this run has no finished model", str(place), "finish it with `finesight train … --resume`, or name a checkpoint"
+            )
+        return str(place / "model")
+    if not place.exists() and (place.is_absolute() or model_or_run.startswith((".", "runs/")) or model_or_run.count("/") != 1):
+        raise ModelError("there is no such run or model", model_or_run, "give a run's directory, a model folder or a hub id")
+    return model_or_run
+
+
+def find_model(model_or_run: str) -> Found:
+    """Load what the person named; raises ModelError or RunError where it cannot be."""
+    place = Path(model_or_run)
+    run = run_of(place) if place.exists() else None
+    recipe = load_recipe(str(run.recipe)) if run is not None else None
+    if (place / "manifest.json").is_file() and run is not None:
+        loaded = build_from_config(str(run.checkpoints / SKELETON))
+        restore_model(loaded.model, load_checkpoint(place).tensors["model"], str(place))
+        return Found(loaded, run, recipe)
+    return Found(load_model(model_place(model_or_run)), run, recipe)

@@ -1,0 +1,56 @@
+"""The plan of a run: predicted from one timed pass over its own data, and measured at its end."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from finesight.core.batch import Batch
+from finesight.data.loader import windows
+from finesight.data.order import Order
+from finesight.models.forward import SupervisedForward
+from finesight.planner.estimate import Cost, predict_cost
+from finesight.runtime.device import peak_bytes
+from finesight.training.step import loss_sum
+from finesight.workflows.prepare import Prepared
+
+_log = logging.getLogger("finesight")
+
+
+def predicted_cost(prepared: Prepared, forward: SupervisedForward, order: Order, steps: int, micro_batch: int) -> Cost:
+    """Time a forward and backward pass over the run's first window (twice: the first one warms up) and scale it."""
+    window = next(windows(prepared.splits["train"], order, 0, 1, micro_batch, workers=0))
+    seconds = min(_timed_pass(prepared, forward, window) for _ in range(2))
+    examples = prepared.splits["train"]
+    passes = steps / order.steps_per_epoch
+    cost = predict_cost(
+        pass_seconds=seconds,
+        peak_bytes=peak_bytes(prepared.device),
+        trainable=sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
+        steps=steps,
+        samples=round(passes * len(examples)),
+        tokens=round(passes * sum(examples.lengths)),
+        supervised=round(passes * examples.supervised),
+    )
+    minutes, megabytes = cost.seconds / 60, cost.peak_bytes / 2**20
+    _log.info("plan: %d steps, about %.1f minutes of training, about %.0f MiB of memory", steps, minutes, megabytes)
+    return cost
+
+
+def _timed_pass(prepared: Prepared, forward: SupervisedForward, window: tuple[Batch, ...]) -> float:
+    began = time.perf_counter()
+    for batch in window:
+        moved = batch.to(prepared.device)
+        with prepared.precision.autocast():
+            logits = forward(moved)
+        loss_sum(logits, moved.targets).backward()
+    seconds = time.perf_counter() - began
+    prepared.model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def measured_cost(predicted: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The same keys as predicted, with what was seen; counts scale with the steps that were made."""
+    share = seen["steps"] / predicted["steps"]
+    counts = {key: round(predicted[key] * share) for key in ("samples", "tokens", "supervised_tokens")}
+    return {**seen, "seconds_per_step": seen["seconds"] / max(1, seen["steps"]), **counts}

@@ -1,0 +1,104 @@
+"""From a recipe to checked data and a model that is ready to learn."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finesight.config.recipe import Recipe
+from finesight.core.events import Observer
+from finesight.core.ports import Ports
+from finesight.core.sample import Text
+from finesight.data.dataset import ExampleSet, Policy, SampleSet, read_splits, transform_of
+from finesight.models.load import LoadedModel, load_model
+from finesight.models.parts import count, freeze
+from finesight.models.ports import ports_of
+from finesight.models.scratch import build_model, build_processor
+from finesight.runtime.device import choose_device
+from finesight.runtime.notices import Notices
+from finesight.training.precision import Precision, choose_precision
+from finesight.workflows.places import model_place
+
+_log = logging.getLogger("finesight")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training and evaluation need; `splits` has `train`, and `val` and `test` where the recipe does."""
+
+    model: Any
+    processor: Any
+    ports: Ports
+    splits: Mapping[str, ExampleSet]
+    device: torch.device
+    precision: Precision
+    policy: Policy
+    notices: Notices
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of data and encoder, by split."""
+        return {name: examples.fingerprint for name, examples in self.splits.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What `environment.json` says of data and model."""
+        parts = {name: {"total": part.total, "trainable": part.trainable} for name, part in count(self.model).items()}
+        data = {
+            name: {
+                "samples": len(examples),
+                "tokens": sum(examples.lengths),
+                "supervised_tokens": examples.supervised,
+                "fingerprint": examples.fingerprint,
+            }
+            for name, examples in self.splits.items()
+        }
+        where = {"device": str(self.device), "precision": self.precision.name, "threads": torch.get_num_threads()}
+        return {"data": data, "parameters": parts, "compute": where}
+
+
+def prepare(recipe: Recipe, notices: Notices, observer: Observer | None = None) -> Prepared:
+    """Read and check all data, build ports, then the model from its parts; every fault is told before a step is made."""
+    device = choose_device(recipe.run.device, notices, recipe.run.threads)
+    precision = choose_precision(recipe.train.precision, device.type, notices)
+    policy = Policy(recipe.data)
+    if observer is not None:
+        observer.on_phase("check data", 0)
+    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, observer.on_progress if observer else None)
+    loaded = _model(recipe, samples["train"])
+    frozen = freeze(loaded.model, recipe.model.freeze)
+    if frozen:
+        notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
+    for part in recipe.model.freeze:
+        notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
+    transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
+    splits = {
+        name: ExampleSet(part, loaded.ports, policy, transform if name == "train" else None, recipe.run.seed)
+        for name, part in samples.items()
+    }
+    if policy.faults:
+        notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
+    loaded.model.to(device)
+    prepared = Prepared(loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices)
+    _say_size(prepared)
+    return prepared
+
+
+def _model(recipe: Recipe, train: SampleSet) -> LoadedModel:
+    if recipe.model.pretrained is not None:
+        return load_model(model_place(recipe.model.pretrained))
+    scratch = recipe.model.scratch
+    assert scratch is not None
+    words = (part.text for index in range(len(train)) for turn in train[index].messages for part in turn.parts if isinstance(part, Text))
+    processor = build_processor(scratch, words)
+    model = build_model(scratch, processor, recipe.run.seed)
+    return LoadedModel(model, processor, ports_of(processor, model.config))
+
+
+def _say_size(prepared: Prepared) -> None:
+    parts = count(prepared.model)
+    total, learning = sum(part.total for part in parts.values()), sum(part.trainable for part in parts.values())
+    _log.info("model: trainable %s of %s (%.2f %%)", f"{learning:,}", f"{total:,}", 100 * learning / total)
+    for name, examples in prepared.splits.items():
+        _log.info("%s: %s samples, %s tokens learned from", name, f"{len(examples):,}", f"{examples.supervised:,}")

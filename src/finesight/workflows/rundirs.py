@@ -1,0 +1,67 @@
+"""Beginning and continuing a run directory: nothing that is there is ever overwritten."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from finesight.config.load import dump, load_recipe
+from finesight.config.recipe import Recipe
+from finesight.core.errors import RunError
+from finesight.core.rundir import RunDirectory
+from finesight.runtime.files import write_text
+from finesight.runtime.locks import locked
+from finesight.runtime.logs import logging_to
+
+_HARMLESS = ("description", "log.", "report.", "data.workers", "run.name", "run.dir", "run.threads")
+"""Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
+
+
+@contextmanager
+def open_run(recipe: Recipe, resume: bool) -> Iterator[RunDirectory]:
+    """The run directory of a recipe, held by a lock, with everything that is said in its `log.txt`.
+
+    Raises RunError where the directory holds something and `resume` was not asked for, where the recipe differs from
+    the one that the run began with, and where another process is at work in it.
+    """
+    run = RunDirectory(Path(recipe.directory))
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError("this is a file, not a directory", str(run.path), "choose another place by `run.dir`")
+    if run.path.is_dir() and not resume and any(path.name != run.lock.name for path in run.path.iterdir()):
+        raise RunError(
+            "the run directory exists and holds files",
+            str(run.path),
+            "continue it with --resume, or choose another by `run.name=…` or `run.dir=…`",
+        )
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"the run directory cannot be made: {error.strerror}", str(run.path), "choose another place") from error
+    with locked(run.lock), logging_to(run.log):
+        _same_recipe(run, recipe)
+        write_text(run.recipe, dump(recipe))
+        yield run
+
+
+def _same_recipe(run: RunDirectory, recipe: Recipe) -> None:
+    if not run.recipe.is_file():
+        return
+    before, now = _flat(load_recipe(str(run.recipe)).model_dump()), _flat(recipe.model_dump())
+    changed = [
+        f"{key}: {before.get(key)!r} became {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(_HARMLESS)
+    ]
+    if changed:
+        raise RunError(
+            f"the recipe is not the one that this run began with ({'; '.join(changed)})",
+            str(run.recipe),
+            "resume with the same recipe, or begin another run by `run.name=…`",
+        )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """A nested mapping as one of dotted keys."""
+    if isinstance(value, Mapping) and value:
+        return {name: leaf for part, item in value.items() for name, leaf in _flat(item, f"{key}.{part}" if key else part).items()}
+    return {key: value}

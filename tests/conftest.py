@@ -1,0 +1,68 @@
+"""How long the acceptance tests run, and the record that `make proof` keeps of them.
+
+`FINESIGHT_PROOF_FACTOR` multiplies the counts of the acceptance tests: 1 in the ordinary suite, 10 in `make proof`.
+With `FINESIGHT_PROOF_RECORD` set, a JSON file of that name gets each test's outcome and duration.
+"""
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+PROOF_FACTOR = int(os.environ.get("FINESIGHT_PROOF_FACTOR", "1"))
+
+hypothesis.settings.register_profile(
+    "finesight",
+    max_examples=100 * PROOF_FACTOR,
+    deadline=None,  # a shared machine's clock says nothing about the code
+    derandomize=PROOF_FACTOR == 1,
+    database=None,
+)
+hypothesis.settings.load_profile("finesight")
+
+
+@pytest.fixture(scope="session")
+def proof_factor() -> int:
+    """By how much the counts of the acceptance tests are multiplied."""
+    return PROOF_FACTOR
+
+
+class ProofRecord:
+    """Collects the outcome and the seconds of every test, and writes them at the end of the session."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.tests: dict[str, dict[str, object]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        seconds = float(str(self.tests.get(report.nodeid, {}).get("seconds", 0.0))) + report.duration
+        if report.when == "call" or report.outcome != "passed":
+            self.tests[report.nodeid] = {"outcome": report.outcome, "seconds": round(seconds, 3)}
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        outcomes = [str(test["outcome"]) for test in self.tests.values()]
+        record = {
+            "format": 1,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "factor": PROOF_FACTOR,
+            "exit_status": int(exitstatus),
+            "counts": {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))},
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "tests": self.tests,
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = os.environ.get("FINESIGHT_PROOF_RECORD")
+    if file and not hasattr(
+        config, "workerinput"
+    ):  # under pytest-xdist, the session that collects the reports
+        config.pluginmanager.register(ProofRecord(Path(file)), "finesight-proof")

@@ -1,0 +1,194 @@
+"""Picture transforms: what each setting does, and that a picture's draws depend on its key alone."""
+
+import multiprocessing
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finesight.data.transforms import PictureTransform, TransformSettings
+
+ALL = TransformSettings(
+    rotate=15,
+    scale=(0.8, 1.2),
+    translate=0.1,
+    shear=8,
+    wave=0.05,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.3,
+    hue=0.05,
+)
+KEY = (7, 0, "flags.csv, row 3")
+
+
+def picture(height: int = 64, width: int = 64) -> Image.Image:
+    """Smooth colours that no warp maps to themselves."""
+    y, x = np.mgrid[:height, :width]
+    levels = np.stack(
+        [x * 200 // width + 20, y * 200 // height + 20, (x + y) * 90 // (width + height) + 60], -1
+    )
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def changed(settings: TransformSettings, image: Image.Image, key: tuple[int, int, str] = KEY) -> np.ndarray:
+    return np.asarray(PictureTransform(settings)(image, key), np.float64)
+
+
+def bytes_of(key: tuple[int, int, str]) -> bytes:
+    return PictureTransform(ALL)(picture(), key).tobytes()
+
+
+def test_identity_is_the_same_object() -> None:
+    image = picture()
+    assert PictureTransform(TransformSettings())(image, KEY) is image
+
+
+def test_a_function_of_the_key_alone() -> None:
+    transform, image = PictureTransform(ALL), picture()
+    keys = [
+        (seed, epoch, name) for seed in (1, 2) for epoch in (0, 1, 11) for name in ("a", "1/a", "ü\udc80")
+    ]
+    results = {key: transform(image, key).tobytes() for key in keys}
+    assert len(set(results.values())) == len(keys)
+    for key in reversed(keys):
+        assert PictureTransform(replace(ALL))(picture(), key).tobytes() == results[key]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(bytes_of, keys) == list(results.values())
+
+
+def test_the_source_is_left_alone() -> None:
+    image = picture()
+    before = image.tobytes()
+    after = PictureTransform(ALL)(image, KEY)
+    assert image.tobytes() == before
+    assert after.size == image.size and after.mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2), (37, 129), (200, 90)])
+def test_any_size(size: tuple[int, int]) -> None:
+    strong = TransformSettings(180, (0.25, 4), 1, 30, 0.25, 1, 1, 1, 0.5)
+    for epoch in range(5):
+        levels = changed(strong, picture(*size), (0, epoch, "a"))
+        assert levels.shape == (*size, 3)
+    flat = Image.new("RGB", size[::-1], (10, 200, 255))
+    geometry = replace(strong, brightness=0, contrast=0, saturation=0, hue=0)
+    assert (changed(geometry, flat) == (10, 200, 255)).all()  # nothing comes in from outside
+
+
+def reference_warp(levels: np.ndarray, matrix: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Each output pixel, one after the other: inverse map about the centre, bilinear, edges repeated."""
+    height, width, _ = levels.shape
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    out = np.empty(levels.shape)
+    for row in range(height):
+        for column in range(width):
+            x, y = np.linalg.solve(matrix, np.array([column, row]) - centre - shift) + centre
+            x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
+            left, top = int(x), int(y)
+            right, low = min(left + 1, width - 1), min(top + 1, height - 1)
+            upper = levels[top, left] * (1 - x + left) + levels[top, right] * (x - left)
+            lower = levels[low, left] * (1 - x + left) + levels[low, right] * (x - left)
+            out[row, column] = upper * (1 - y + top) + lower * (y - top)
+    return out
+
+
+def draws_of(setting: str, most: float) -> float:
+    """The draw behind one setting at KEY, found by trying: the value whose reference fits best."""
+    image = picture(40, 56)
+    levels = np.asarray(image, np.float64)
+    got = changed(TransformSettings(**{setting: most}), image)
+    tries = np.linspace(-most, most, 81)
+    return float(min(tries, key=lambda value: np.abs(reference(setting, value, levels) - got).mean()))
+
+
+def reference(setting: str, value: float, levels: np.ndarray) -> np.ndarray:
+    """What one setting does, pixel by pixel in floats."""
+    if setting == "rotate":
+        turn = np.deg2rad(value)
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        return reference_warp(levels, rotation, np.zeros(2))
+    luma = levels @ [0.299, 0.587, 0.114]
+    if setting == "brightness":
+        return np.clip(levels * (1 + value), 0, 255)
+    if setting == "contrast":
+        return np.clip((levels - 127.5) * (1 + value) + 127.5, 0, 255)
+    return np.clip(luma[..., None] + (levels - luma[..., None]) * (1 + value), 0, 255)
+
+
+@pytest.mark.parametrize("setting", ["brightness", "contrast", "saturation"])
+def test_colour_settings_against_their_formula(setting: str) -> None:
+    image = picture(40, 56)
+    levels = np.asarray(image, np.float64)
+    value = draws_of(setting, 0.8)
+    got = changed(TransformSettings(**{setting: 0.8}), image)
+    assert np.abs(reference(setting, value, levels) - got).mean() < 1.5  # the trial values are 0.02 apart
+
+
+def test_rotation_against_a_plain_loop() -> None:
+    image = picture(20, 28)
+    levels = np.asarray(image, np.float64)
+    got = changed(TransformSettings(rotate=60), image)
+    errors = [np.abs(reference("rotate", value, levels) - got).mean() for value in np.arange(-60, 61, 1.0)]
+    assert min(errors) < 1
+    assert np.median(errors) > 10
+
+
+def test_scale_translate_and_shear_move_pixels_as_said() -> None:
+    y, x = np.mgrid[:81, :101]
+    spot = ((x - 50) ** 2 + (y - 40) ** 2 < 36) * 255
+    image = Image.fromarray(np.dstack([spot] * 3).astype(np.uint8))
+
+    def centre(levels: np.ndarray) -> np.ndarray:
+        weights = levels[..., 0]
+        return np.array([(weights * x).sum(), (weights * y).sum()]) / weights.sum()
+
+    for epoch in range(20):
+        key = (3, epoch, "spot")
+        moved = centre(changed(TransformSettings(translate=0.2), image, key)) - (50, 40)
+        assert (np.abs(moved) <= np.array([101, 81]) * 0.2 + 0.1).all() and np.abs(moved).max() > 0.1
+        larger = changed(TransformSettings(scale=(1.5, 1.5)), image, key)[..., 0].sum() / image_sum(image)
+        assert abs(larger - 2.25) < 0.05
+        sheared = changed(TransformSettings(shear=20), image, key)
+        assert np.abs(centre(sheared) - (50, 40)).max() < 0.1
+        waved = changed(TransformSettings(wave=0.1), image, key)
+        assert np.abs(centre(waved) - (50, 40)).max() <= 0.1 * 101 + 1
+
+
+def image_sum(image: Image.Image) -> float:
+    return float(np.asarray(image, np.float64)[..., 0].sum())
+
+
+def test_hue_keeps_luma_and_gray() -> None:
+    image = Image.fromarray(np.asarray(picture()) // 2 + 64)
+    turned = changed(TransformSettings(hue=0.5), image)
+    before = np.asarray(image, np.float64)
+    luma = [0.299, 0.587, 0.114]
+    assert np.abs(turned - before).max() > 10
+    assert np.abs((turned - before) @ luma).max() <= 2  # rounding of three channels
+    gray = Image.new("RGB", (9, 9), (77, 77, 77))
+    assert (changed(TransformSettings(hue=0.5, saturation=1), gray) == 77).all()
+
+
+def test_draws_fill_their_range() -> None:
+    gray = Image.new("RGB", (1, 1), (100, 100, 100))
+    transform = PictureTransform(TransformSettings(brightness=0.5))
+    levels = [transform(gray, (0, epoch, "a")).getpixel((0, 0))[0] for epoch in range(2000)]
+    assert min(levels) in (50, 51) and max(levels) in (149, 150)
+    assert abs(np.mean(levels) - 100) < 2.6  # four times 100 · 0.5 / √3 / √2000
+
+
+def test_one_setting_leaves_the_draws_of_another() -> None:
+    image = picture()
+    both = changed(TransformSettings(rotate=20, brightness=0.3), image)
+    rotated = PictureTransform(TransformSettings(rotate=20))(image, KEY)
+    assert (both == changed(TransformSettings(brightness=0.3), rotated)).all()
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(TransformSettings)])
+def test_settings_out_of_range_are_refused(field: str) -> None:
+    for wrong in (-0.1, 1000.0, float("nan")):
+        value = (wrong, wrong) if field == "scale" else wrong
+        with pytest.raises(ValueError, match=field):
+            TransformSettings(**{field: value})

@@ -1,0 +1,1 @@
+"""The parts of ``tools/build_pictures.py``: sources, rendering, colours, and one module per picture set."""
