@@ -1,4 +1,7 @@
-"""A run directory as the quickstart leaves it, made up: `python tests/reports/fixture.py FOLDER` writes one and its report."""
+"""A run directory as the quickstart leaves it, made up.
+
+`python tests/reports/fixture.py FOLDER` writes one, with its report and curves.
+"""
 
 import csv
 import io
@@ -63,7 +66,8 @@ def answers(draw: random.Random) -> list[dict[str, Any]]:
             words[place] = draw.choice(sorted(set(COLOURS) - set(truth.replace(",", "").split()))) + comma
         held, artist = ("country", "flagpack") if number < 15 else ("artist", "noto")
         rows.append({
-            "id": f"test-{number + 1}", "origin": f"flags.csv, row {number + 1001}", "prompt": QUESTION, "group": country,
+            "id": f"test-{number + 1}", "origin": f"flags.csv, row {number + 1001}", "prompt": QUESTION,
+            "group": country,
             "prediction": " ".join(words), "references": [truth], "tags": {"held_out": held, "artist": artist},
         })  # fmt: skip
     rows[2]["prediction"] = "<script>alert('white')</script> and red"
@@ -140,8 +144,10 @@ def _csv(path: Path, header: str, rows: list[list[Any]]) -> None:
 
 def _results(run: Path) -> None:
     table = {
-        "all": (0.647, 0.602, 0.691, 450), "held_out=country": (0.46, 0.394, 0.529, 200), "held_out=artist": (0.904, 0.861, 0.94, 250),
-        "artist=flagpack": (0.47, 0.33, 0.61, 40), "artist=circle-flags": (0.44, 0.30, 0.58, 40), "artist=flag-icons-1x1": (0.45, 0.31, 0.59, 40),
+        "all": (0.647, 0.602, 0.691, 450), "held_out=country": (0.46, 0.394, 0.529, 200),
+        "held_out=artist": (0.904, 0.861, 0.94, 250),
+        "artist=flagpack": (0.47, 0.33, 0.61, 40), "artist=circle-flags": (0.44, 0.30, 0.58, 40),
+        "artist=flag-icons-1x1": (0.45, 0.31, 0.59, 40),
         "artist=flag-icons-4x3": (0.48, 0.34, 0.62, 40), "artist=noto": (0.83, 0.79, 0.87, 290),
     }  # fmt: skip
     scores = []
@@ -162,12 +168,14 @@ def _results(run: Path) -> None:
         )
     baselines = []
     for part, majority, nearest, count, groups in (
-        ("all", 0.11, 0.57, 450, 240), ("held_out=country", 0.05, 0.28, 200, 40), ("held_out=artist", 0.16, 0.81, 250, 210),
+        ("all", 0.11, 0.57, 450, 240), ("held_out=country", 0.05, 0.28, 200, 40),
+        ("held_out=artist", 0.16, 0.81, 250, 210),
     ):  # fmt: skip
         for name, value in (("majority", majority), ("nearest", nearest)):
             difference = table[part][0] - value
             baselines.append({
-                "split": "test", "slice": part, "name": "exact_match", "baseline": name, "value": value, "difference": difference,
+                "split": "test", "slice": part, "name": "exact_match", "baseline": name, "value": value,
+                "difference": difference,
                 "low": difference - 0.07, "high": difference + 0.07, "count": count, "groups": groups,
             })  # fmt: skip
     (run / "results.json").write_text(json.dumps({"format": 1, "scores": scores, "baselines": baselines}))

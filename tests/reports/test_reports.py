@@ -120,7 +120,8 @@ def test_any_file_may_be_missing_or_damaged(
     whole = path.read_bytes()
     path.unlink()
     contents = {
-        "empty": b"", "cut": whole[: len(whole) * 2 // 3], "noise": bytes(range(256)) * 4, "other shape": b'[1, {"a": "b"}]',
+        "empty": b"", "cut": whole[: len(whole) * 2 // 3], "noise": bytes(range(256)) * 4,
+        "other shape": b'[1, {"a": "b"}]',
         "nothing known": re.sub(rb"(?<=[:,] )[0-9.]+", b"null", whole),
     }  # fmt: skip
     if damage != "missing":
