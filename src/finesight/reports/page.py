@@ -82,7 +82,7 @@ def context(tables: Tables, run: Path, limit: int | None) -> dict[str, Any]:
         "fault_count": len(tables.faults or ()),
         "plan": costs.plan_table(tables.plan),
         "environment": _flat({key: value for key, value in environment.items() if key not in _ELSEWHERE}),
-        "fingerprint": str(mapping(environment.get("data")).get("fingerprint") or ""),
+        "fingerprint": str(mapping(mapping(environment.get("data")).get("train")).get("fingerprint") or ""),
         "commands": _commands(tables, run),
         "recipe": tables.recipe_text,
     }

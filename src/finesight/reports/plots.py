@@ -150,7 +150,8 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     at = np.arange(len(values))
     left = np.minimum(window, at)
     right = np.minimum(left, len(values) - 1 - at)
-    return (sums[at + right + 1] - sums[at - left]) / (left + right + 1)
+    means: np.ndarray = (sums[at + right + 1] - sums[at - left]) / (left + right + 1)
+    return means
 
 
 def _nothing(axes: "Axes", text: str) -> None:

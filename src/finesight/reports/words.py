@@ -43,11 +43,10 @@ NAMES = {
     "all": "all answers",
     "fallback": "fell back",
     "majority": "most common answer",
-    "nearest": "nearest training picture’s answer",
+    "nearest picture": "nearest training picture’s answer",
     "peak_bytes": "peak memory",
     "seconds": "time",
     "seconds_per_step": "time of a step",
-    "evaluation_seconds": "time of evaluation",
     "supervised_tokens": "learned from",
     "val": "validation",
 }
