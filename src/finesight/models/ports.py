@@ -48,6 +48,13 @@ def _image_port(processor: Any, tokens_per_image: int) -> ImagePort:
     )
 
 
+def _beginning(tokenizer: Any) -> str:
+    """The token that this tokenizer puts before every text, if any; some templates write it, some leave it out."""
+    if tokenizer.bos_token_id is None or tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return ""
+    return str(tokenizer.bos_token)
+
+
 def ports_of(processor: Any, config: Any) -> Ports:
     """Ports of a LLaVA model from its processor and configuration; no weights are touched."""
     tokenizer = processor.tokenizer
@@ -55,8 +62,13 @@ def ports_of(processor: Any, config: Any) -> Ports:
     extra = processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
     image = _image_port(processor, patches**2 + extra)
 
+    begin = _beginning(tokenizer)
+
     def render(messages: Sequence[Message], ask: bool) -> str:
-        return processor.apply_chat_template(as_conversation(messages), add_generation_prompt=ask, tokenize=False)
+        text: str = processor.apply_chat_template(
+            as_conversation(messages), add_generation_prompt=ask, tokenize=False
+        )
+        return text if text.startswith(begin) else begin + text
 
     described = [tokenizer.backend_tokenizer.to_str(), processor.chat_template, vars(image)]
     return Ports(
