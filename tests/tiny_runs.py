@@ -52,7 +52,7 @@ def write_pictures(path: Path, pairs: int = 40) -> Path:
     return path
 
 
-def tiny_mapping(data: Path, folder: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
+def tiny_mapping(data: Path, folder: Path, /, **sections: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe over `write_pictures` data: accumulation, attention dropout, transforms, evaluations."""
     dropout = {"layers": 1, "heads": 2, "width": 32, "mlp": 48, "dropout": 0.1}
     mapping: dict[str, Any] = {
@@ -85,7 +85,7 @@ def tiny_mapping(data: Path, folder: Path, **sections: Mapping[str, Any]) -> dic
     return copy.deepcopy(mapping)
 
 
-def tiny_recipe(data: Path, folder: Path, **sections: Mapping[str, Any]) -> Recipe:
+def tiny_recipe(data: Path, folder: Path, /, **sections: Mapping[str, Any]) -> Recipe:
     """`tiny_mapping`, checked."""
     return parse_recipe(tiny_mapping(data, folder, **sections))
 
