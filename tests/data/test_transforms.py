@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finesight.data.transforms import PictureTransform, TransformSettings
+from finesight.data.transforms import PictureTransform, TransformSettings, _draws
 
 ALL = TransformSettings(
     rotate=15,
@@ -21,6 +21,7 @@ ALL = TransformSettings(
     hue=0.05,
 )
 KEY = (7, 0, "flags.csv, row 3")
+DRAWS = np.array(_draws(KEY))
 
 
 def picture(height: int = 64, width: int = 64) -> Image.Image:
@@ -77,14 +78,20 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert (changed(geometry, flat) == (10, 200, 255)).all()  # nothing comes in from outside
 
 
-def reference_warp(levels: np.ndarray, matrix: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def reference_warp(
+    levels: np.ndarray, matrix: np.ndarray, shift: np.ndarray, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """Each output pixel, one after the other: inverse map about the centre, bilinear, edges repeated."""
     height, width, _ = levels.shape
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    out = np.empty(levels.shape)
-    for row in range(height):
-        for column in range(width):
-            x, y = np.linalg.solve(matrix, np.array([column, row]) - centre - shift) + centre
+    rows, columns = size or (height, width)
+    centre, middle = (
+        np.array([(width - 1) / 2, (height - 1) / 2]),
+        np.array([(columns - 1) / 2, (rows - 1) / 2]),
+    )
+    out = np.empty((rows, columns, 3))
+    for row in range(rows):
+        for column in range(columns):
+            x, y = np.linalg.solve(matrix, np.array([column, row]) - middle - shift) + centre
             x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
             left, top = int(x), int(y)
             right, low = min(left + 1, width - 1), min(top + 1, height - 1)
@@ -186,7 +193,69 @@ def test_one_setting_leaves_the_draws_of_another() -> None:
     assert (both == changed(TransformSettings(brightness=0.3), rotated)).all()
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(TransformSettings)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (21, 28)])
+def test_white_comes_from_outside(size: tuple[int, int]) -> None:
+    levels = np.asarray(picture(*size), np.float64)
+    height, width = size
+    framed = np.full((height + 2, width + 2, 3), 255.0)
+    framed[1:-1, 1:-1] = levels
+    for value in (0.0, 0.6):
+        settings = TransformSettings(translate=value, scale=(0.5, 0.5), fill="white")
+        got = changed(settings, picture(*size))
+        shift = value * np.array([width, height]) * DRAWS[4:6]
+        wanted = reference_warp(framed, np.eye(2) / 2, shift, (height, width))
+        assert np.abs(got - wanted).max() <= 2
+    assert (
+        changed(TransformSettings(rotate=40, scale=(0.25, 0.25), fill="white"), picture(64, 64))[0] == 255
+    ).all()
+
+
+def test_white_is_drawn_as_edge_where_nothing_comes_in() -> None:
+    settings = TransformSettings(rotate=30, scale=(4, 4))
+    edge, white = (changed(replace(settings, fill=fill), picture()) for fill in ("edge", "white"))
+    assert (edge == white).all()
+
+
+def test_flips() -> None:
+    image = picture(4, 6)
+    levels = np.asarray(image)
+    sides = (levels, levels[:, ::-1])
+    both = (*sides, levels[::-1], levels[::-1, ::-1])
+    wanted = {"none": (levels,), "horizontal": sides, "both": both}
+    wanted["all"] = (*both, *(each.transpose(1, 0, 2) for each in both))
+    for flip, forms in wanted.items():
+        transform = PictureTransform(TransformSettings(flip=flip))
+        counts = dict.fromkeys((form.tobytes() for form in forms), 0)
+        for epoch in range(800):
+            changed = transform(image, (0, epoch, "a"))
+            assert np.array_equal(np.asarray(changed), np.asarray(transform(image, (0, epoch, "a"))))
+            counts[changed.tobytes()] += 1
+        assert len(counts) == len(forms)
+        share = 1 / len(forms)
+        assert all(
+            abs(count / 800 - share) <= 4.5 * (share * (1 - share) / 800) ** 0.5 for count in counts.values()
+        )
+
+
+def test_flips_leave_the_other_draws() -> None:
+    image = picture(30, 40)
+    settings = TransformSettings(rotate=20, brightness=0.3)
+    for epoch in range(8):
+        key = (1, epoch, "a")
+        flipped = PictureTransform(TransformSettings(flip="all"))(image, key)
+        assert (changed(replace(settings, flip="all"), image, key) == changed(settings, flipped, key)).all()
+
+
+@pytest.mark.parametrize("field", ["fill", "flip"])
+def test_unknown_words_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        TransformSettings(**{field: "sideways"})
+
+
+NUMBERS = [field.name for field in fields(TransformSettings) if field.name not in ("fill", "flip")]
+
+
+@pytest.mark.parametrize("field", NUMBERS)
 def test_settings_out_of_range_are_refused(field: str) -> None:
     for wrong in (-0.1, 1000.0, float("nan")):
         value = (wrong, wrong) if field == "scale" else wrong

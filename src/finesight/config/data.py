@@ -7,7 +7,6 @@ from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     Tag,
@@ -132,24 +131,29 @@ SourcesOrSplit = Annotated[_One | _Many | Annotated[Split, Tag("a split")], Disc
 class Transforms(Section):
     """Random changes of a training picture; a pure function of seed, epoch and sample. All are off by default."""
 
-    rotate: NonNegativeFloat = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation, in degrees, either way."""
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scale: Annotated[float, Field(ge=0, le=0.75)] = 0.0
     """Largest relative change of size, either way (0.2: from 0.8 to 1.2 times)."""
-    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    translate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest shift as a share of the width and height."""
-    shear: NonNegativeFloat = 0.0
+    shear: Annotated[float, Field(ge=0, le=30)] = 0.0
     """Largest shear, in degrees."""
-    wave: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Largest sine displacement as a share of the height, as cloth in the wind."""
-    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    wave: Annotated[float, Field(ge=0, le=0.25)] = 0.0
+    """Largest sine displacement as a share of the side, as cloth in the wind."""
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest relative change of brightness."""
-    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest relative change of contrast."""
-    saturation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest relative change of saturation."""
     hue: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest turn of the colour wheel, in degrees."""
+    fill: Literal["edge", "white"] = "edge"
+    """What comes in from outside the picture: its nearest edge pixel, or white."""
+    flip: Literal["none", "horizontal", "both", "all"] = "none"
+    """Mirrors, each with probability ½: left–right; also top–bottom; `all` also swaps the axes.
+    For pictures whose words and answers do not speak of sides."""
 
 
 class Data(Section):

@@ -29,9 +29,11 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
     return _validated(override(read_document(_recipe_bytes(where), where), overrides), where)
 
 
-def parse_recipe(mapping: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+def parse_recipe(
+    mapping: Mapping[str, Any], where: str = "the recipe", overrides: Sequence[str] = ()
+) -> Recipe:
     """A recipe from a plain mapping, such as one written in Python. Raises as `load_recipe` does."""
-    return _validated(Document(dict(mapping), {}), where)
+    return _validated(override(Document(dict(mapping), {}), overrides), where)
 
 
 def dump(recipe: Recipe) -> str:

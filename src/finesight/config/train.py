@@ -179,3 +179,5 @@ class Report(Section):
 
     pictures: NonNegativeInt = 20
     """Most pictures embedded in `report.html`; 0 for private data."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Words for slices, by `tag=value`; the first one leads the report's headline."""

@@ -9,7 +9,7 @@ always text, and what cannot be meant is refused.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -37,10 +37,28 @@ _SCALARS: dict[str, tuple[str, list[str]]] = {
 """Type, pattern and first characters of the scalars that are not text; an earlier row wins."""
 
 
+_Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
+
+
+def _resolvers() -> _Resolvers:
+    """The table in PyYAML's form: first character to tags and patterns."""
+    table: _Resolvers = {}
+    for name, (pattern, firsts) in _SCALARS.items():
+        for first in firsts:
+            table.setdefault(first, []).append((_TAG + name, re.compile(rf"(?:{pattern})\Z")))
+    return table
+
+
+def _tag_of(text: str) -> str:
+    """The type of a scalar without quotes."""
+    names = (name for name, (pattern, _) in _SCALARS.items() if re.fullmatch(pattern, text))
+    return _TAG + next(names, "str")
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes with the scalars above; counts the depth, since composing is recursive."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (the base class declares it)
+    yaml_implicit_resolvers = _resolvers()
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -56,20 +74,19 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes text that either YAML 1.1 or 1.2 would read as something else."""
 
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return _tag_of(value) if kind is yaml.ScalarNode and implicit[0] and tag == _TAG + "str" else tag
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # Unicode's own line ends are folded into spaces unless they are escaped between double quotes.
+        style = '"' if any(mark in data for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar(_TAG + "str", data, style)
+
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-
-def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Unicode's own line ends are folded into spaces unless they are escaped between double quotes.
-    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
-    return dumper.represent_scalar(_TAG + "str", text, style)
-
-
-_Dumper.add_representer(str, _text_node)
-for _name, (_pattern, _firsts) in _SCALARS.items():
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _firsts)
-    _Dumper.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _firsts)
+    yaml_representers: ClassVar[dict[Any, Any]] = {**yaml.SafeDumper.yaml_representers, str: represent_str}
 
 
 @dataclass(frozen=True)
@@ -111,8 +128,7 @@ def read_value(text: str, where: str) -> Any:
     text = text.strip()
     if text[:1] in ("[", "{", '"', "'"):
         return _Reader(where).read(text)
-    tag = _Scalars().resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    return _Reader(where).scalar(yaml.ScalarNode(tag, text), ())
+    return _Reader(where).scalar(yaml.ScalarNode(_tag_of(text), text), ())
 
 
 def write(value: Mapping[str, Any]) -> str:
@@ -121,10 +137,6 @@ def write(value: Mapping[str, Any]) -> str:
         value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, default_flow_style=None, width=100
     )
     return text
-
-
-class _Scalars(yaml.resolver.BaseResolver):
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 class _Reader:

@@ -29,12 +29,17 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Scores of one evaluation while training: `values` holds `val_loss` and the metrics by name."""
+    """Scores of one evaluation while training: `values` holds `val_loss` and the metrics by name.
+
+    `epoch` and `train_loss` are those of the step that was finished before it.
+    """
 
     step: int
     split: str
     values: Mapping[str, float]
     best: bool
+    epoch: float = 0.0
+    train_loss: float | None = None
 
 
 class Observer(Protocol):

@@ -199,11 +199,19 @@ class ExampleSet:
     """
 
     def __init__(
-        self, samples: SampleSet, ports: Ports, policy: Policy, transform: PictureTransform | None = None, seed: int = 0
+        self,
+        samples: SampleSet,
+        ports: Ports,
+        policy: Policy,
+        transform: PictureTransform | None = None,
+        seed: int = 0,
+        tick: Tick | None = None,
     ) -> None:
         encoded: list[EncodedText] = []
         kept: list[int] = []
         for index, (source, row) in enumerate(samples.places):
+            if tick is not None:
+                tick(index + 1)
             try:
                 encoded.append(encode(samples[index], ports))
                 kept.append(index)

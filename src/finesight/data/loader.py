@@ -1,29 +1,42 @@
 """Windows of micro-batches, one window a step, prepared in between or by worker processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from finesight.core.batch import Batch, Example
+from finesight.core.batch import Batch
+from finesight.core.errors import FinesightError
 from finesight.data.collate import collate
 from finesight.data.dataset import ExampleSet
 from finesight.data.order import Order
 
 
-def _split(examples: list[Example], micro_batch: int, pad_id: int) -> tuple[Batch, ...]:
-    return tuple(collate(examples[at : at + micro_batch], pad_id) for at in range(0, len(examples), micro_batch))
+def _window(step: int, examples: ExampleSet, order: Order, micro_batch: int) -> tuple[Batch, ...]:
+    """The micro-batches of step `step` (from 0)."""
+    epoch, indices = order.batch(step)
+    drawn = [examples[epoch, int(index)] for index in indices]
+    pad_id = examples.ports.pad_id
+    return tuple(collate(drawn[at : at + micro_batch], pad_id) for at in range(0, len(drawn), micro_batch))
 
 
-class _Keyed(Dataset[Example]):
-    """Examples by (epoch, index), as the loader's workers ask for them."""
+class _Windows(Dataset[tuple[Batch, ...] | FinesightError]):
+    """Windows by step, as the loader's workers ask for them; an error comes back whole, to be raised at home."""
 
-    def __init__(self, examples: ExampleSet) -> None:
-        self._examples = examples
+    def __init__(self, make: Callable[[int], tuple[Batch, ...]]) -> None:
+        self._make = make
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:
-        return self._examples[key]
+    def __getitem__(self, step: int) -> tuple[Batch, ...] | FinesightError:
+        try:
+            return self._make(step)
+        except FinesightError as error:
+            return error
+
+
+def _as_it_is(window: Any) -> Any:
+    return window
 
 
 def windows(
@@ -33,24 +46,23 @@ def windows(
 
     What a window holds depends on its step alone, never on `workers` or on where the iteration began.
     """
-
-    def keys() -> Iterator[list[tuple[int, int]]]:
-        for step in range(start, stop):
-            epoch, indices = order.batch(step)
-            yield [(epoch, int(index)) for index in indices]
-
-    together = partial(_split, micro_batch=micro_batch, pad_id=examples.ports.pad_id)
+    make = partial(_window, examples=examples, order=order, micro_batch=micro_batch)
     if not workers:
-        return (together([examples[key] for key in step]) for step in keys())
+        yield from map(make, range(start, stop))
+        return
     loader = DataLoader(
-        _Keyed(examples),
-        batch_sampler=list(keys()),
-        collate_fn=together,
+        _Windows(make),
+        batch_size=None,
+        sampler=range(start, stop),
+        collate_fn=_as_it_is,
         num_workers=workers,
         # an own generator: the default would draw from torch's global one, and change the run by being there
         generator=torch.Generator(),
     )
-    return iter(loader)
+    for window in loader:
+        if isinstance(window, FinesightError):
+            raise window
+        yield window
 
 
 def in_order(examples: ExampleSet, batch_size: int) -> Iterator[Batch]:

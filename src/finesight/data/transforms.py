@@ -1,13 +1,13 @@
-"""Small random changes of training pictures: one geometric warp, one colour matrix.
+"""Small random changes of training pictures: flips, one geometric warp, one colour matrix.
 
 A transform is a pure function of (seed, epoch, sample id): which worker, rank, process or order asks does not
 matter. Each change has draws of its own, so that switching one on or off leaves the others as they were.
 
 Geometry: an output pixel takes its colour from one place of the source, found by the inverse affine map about
 the centre plus the wave, and read bilinearly. What comes from outside repeats the nearest edge pixel: flags
-and photographs go on as they end, and there is no border colour for the model to learn. Bilinear reading
-skips pixels where the picture shrinks to less than half, and time and memory grow with the source (8 bytes a
-pixel, twice): transform pictures that are already near the model's size.
+and photographs go on as they end, and there is no border colour for the model to learn. Or it is white, for
+things drawn on white. Bilinear reading skips pixels where the picture shrinks to less than half, and time and
+memory grow with the source (8 bytes a pixel, twice): transform pictures that are already near the model's size.
 
 H and W are height and width in pixels.
 """
@@ -17,16 +17,25 @@ import struct
 from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+
+Fill = Literal["edge", "white"]
+Flip = Literal["none", "horizontal", "both", "all"]
 
 Key = tuple[int, int, str]
 """(seed, epoch, sample id). A sample with several pictures adds the picture's number to its id."""
 
 _BAND_PIXELS: Final = 1 << 12  # warped at a time: the intermediate arrays stay in a core's cache
+_MIRRORS: Final[dict[Flip, tuple[Image.Transpose, ...]]] = {
+    "none": (),
+    "horizontal": (Image.Transpose.FLIP_LEFT_RIGHT,),
+    "both": (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM),
+    "all": (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
+}
 _HALF: Final = np.uint64(0x0080_0080_0080_0080)
 # RGB to YIQ (ITU-R BT.601 luma). Turning hue by t: luma part + cos t · chroma part + sin t · across part.
 _YIQ: Final = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -45,6 +54,10 @@ class TransformSettings:
     displacement like that of cloth in wind, as a share of the side, 0 to 0.25, with half to one and a half
     periods across the picture. brightness, contrast, saturation: share around 1 of a factor, 0 to 1.
     hue: share of a full turn, 0 to 0.5.
+
+    fill: what comes from outside the picture in the warp, its nearest edge pixel or white. flip: which mirrors
+    are made, each with probability ½: left and right; also top and bottom; or `all`, which also swaps the axes
+    (and so width and height). Flips are for pictures whose words and answers do not speak of sides.
     """
 
     rotate: float = 0.0
@@ -56,12 +69,18 @@ class TransformSettings:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    fill: Fill = "edge"
+    flip: Flip = "none"
 
     def __post_init__(self) -> None:
         highest = {"rotate": 180, "shear": 30, "wave": 0.25, "hue": 0.5}
+        words = {"fill": get_args(Fill), "flip": get_args(Flip)}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "scale" and not 0 <= value <= highest.get(field.name, 1):
+            if field.name in words:
+                if value not in words[field.name]:
+                    raise ValueError(f"{field.name} must be one of {words[field.name]}, not {value!r}")
+            elif field.name != "scale" and not 0 <= value <= highest.get(field.name, 1):
                 raise ValueError(f"{field.name} must be 0 to {highest.get(field.name, 1)}, not {value}")
         if not 0.25 <= self.scale[0] <= self.scale[1] <= 4:
             raise ValueError(
@@ -71,7 +90,10 @@ class TransformSettings:
 
 @dataclass(frozen=True)
 class PictureTransform:
-    """A random change of a mode RGB picture, of the same size: `transform(image, (seed, epoch, id))`."""
+    """A random change of a mode RGB picture: `transform(image, (seed, epoch, id))`.
+
+    The result has the picture's size, or for `flip: all` that size with the sides swapped.
+    """
 
     settings: TransformSettings
 
@@ -87,6 +109,8 @@ class PictureTransform:
 
     def __call__(self, image: Image.Image, key: Key) -> Image.Image:
         """The changed picture; the very same object where the settings change nothing."""
+        if self.settings.flip != "none":
+            image = _flip(image, self.settings.flip, key)
         if not self._warps and not self._colours:
             return image
         draws = _draws(key)
@@ -102,9 +126,21 @@ def _draws(key: Key) -> list[float]:
 
     A hash is a counter-based generator without the counter, and forty times quicker to set up than numpy's.
     """
+    return [word / 2**31 - 1 for word in struct.unpack("<16I", blake2b(_bytes(key)).digest())]
+
+
+def _bytes(key: Key) -> bytes:
     seed, epoch, sample_id = key
-    bits = blake2b(f"{seed}/{epoch}/{sample_id}".encode("utf-8", "surrogatepass")).digest()
-    return [word / 2**31 - 1 for word in struct.unpack("<16I", bits)]
+    return f"{seed}/{epoch}/{sample_id}".encode("utf-8", "surrogatepass")
+
+
+def _flip(image: Image.Image, flip: Flip, key: Key) -> Image.Image:
+    """The picture mirrored by coins of its key; the very same object where none falls."""
+    coins = blake2b(_bytes(key), digest_size=1, person=b"flip").digest()[0]
+    for number, mirror in enumerate(_MIRRORS[flip]):
+        if coins >> number & 1:
+            image = image.transpose(mirror)
+    return image
 
 
 def _inverse_affine(settings: TransformSettings, draws: list[float]) -> tuple[float, float, float, float]:
@@ -139,23 +175,28 @@ def _warp(image: Image.Image, settings: TransformSettings, draws: list[float]) -
     y = np.arange(height, dtype=np.float32) - np.float32(
         (height - 1) / 2 + settings.translate * height * draws[5]
     )
+    # White comes from a frame of one white pixel, at which reading stops as it does at the edge without one.
+    frame = 1 if settings.fill == "white" else 0
+    if frame:
+        image = ImageOps.expand(image, frame, (255, 255, 255))
     # Source x and y are each a row (W) plus a column (H), in 256ths of a pixel.
-    x_row, x_column = a * x + np.float32((width - 1) / 2), b * y
-    y_row, y_column = c * x, d * y + np.float32((height - 1) / 2)
+    x_row, x_column = a * x + np.float32((width - 1) / 2 + frame), b * y
+    y_row, y_column = c * x, d * y + np.float32((height - 1) / 2 + frame)
     if settings.wave:
         x_column += _wave(y, settings.wave * width * draws[6], draws[8], draws[10])
         y_row += _wave(x, settings.wave * height * draws[7], draws[9], draws[11])
     x_row, x_column, y_row, y_column = (part * np.float32(256) for part in (x_row, x_column, y_row, y_column))
     # Four 16-bit lanes in each uint64: 8-bit levels times weights that sum to 256 fill a lane, never more.
-    source = np.empty(height * width + width + 1, np.uint64)
-    source[height * width :] = 0
-    source.view("<u2")[: 4 * height * width] = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+    across, down = image.size
+    source = np.empty(down * across + across + 1, np.uint64)
+    source[down * across :] = 0
+    source.view("<u2")[: 4 * down * across] = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
     out = np.empty((height, width), np.uint64)
     step = max(1, _BAND_PIXELS // width)
     for top in range(0, height, step):
         rows = slice(top, top + step)
-        _sample(source, height, width, x_row + x_column[rows, None], y_row + y_column[rows, None], out[rows])
-    return Image.frombuffer("RGB", image.size, out, "raw", "RGBX;16L", 0, 1)
+        _sample(source, down, across, x_row + x_column[rows, None], y_row + y_column[rows, None], out[rows])
+    return Image.frombuffer("RGB", (width, height), out, "raw", "RGBX;16L", 0, 1)
 
 
 def _sample(

@@ -9,7 +9,7 @@ from finesight.config.train import Generation
 from finesight.core.ports import Ports
 from finesight.models.decoding import decoding
 from finesight.models.quiet import no_progress_bars
-from finesight.runtime.files import TEMPORARY, sync_directory, told_when_full, write_text
+from finesight.runtime.files import TEMPORARY, sync_directory, sync_file, told_when_full, write_text
 
 
 def save_folder(folder: Path, model: Any, processor: Any, ports: Ports, generation: Generation, card: str) -> None:
@@ -21,6 +21,8 @@ def save_folder(folder: Path, model: Any, processor: Any, ports: Ports, generati
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_text(temporary / "README.md", card)
+        for path in temporary.iterdir():
+            sync_file(path)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     sync_directory(folder.parent)

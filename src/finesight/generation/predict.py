@@ -17,17 +17,18 @@ from finesight.data.collate import collate_prompts
 from finesight.data.dataset import ExampleSet, prepare_pictures
 from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
+from finesight.training.step import evaluating
 
 
-@torch.no_grad()
 def answer(
     model: Any, ports: Ports, prompts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], config: GenerationConfig
 ) -> list[str]:
-    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order."""
+    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order; no gradient is kept."""
     inputs = float_pictures(collate_prompts(prompts, pictures, ports.pad_id), ports.image)
     device = next(model.parameters()).device
     moved = {name: tensor.to(device) for name, tensor in inputs.items()}
-    produced = model.generate(**moved, generation_config=config)
+    with torch.no_grad():
+        produced = model.generate(**moved, generation_config=config)
     fresh = produced[:, moved["input_ids"].shape[1] :]
     return [text.strip() for text in ports.tokenizer.batch_decode(fresh, skip_special_tokens=True)]
 
@@ -40,7 +41,7 @@ def predict(
     limit: int | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
-    """Answer each sample once (the first `limit` of them); the model is left in the mode it was in.
+    """Answer each sample once (the first `limit` of them); each part of the model is left in the mode it was in.
 
     `tick` is called with the number of finished samples, and may raise to stop.
     """
@@ -48,9 +49,7 @@ def predict(
     count = len(examples) if limit is None else min(limit, len(examples))
     order = sorted(range(count), key=lambda index: (examples.lengths[index], index))
     answers: dict[int, str] = {}
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for chosen in _groups(order, batch_size):
             prompts = [examples.prompt(index) for index in chosen]
             samples = [examples.samples[index] for index in chosen]
@@ -59,8 +58,6 @@ def predict(
             answers |= dict(zip(chosen, texts, strict=True))
             if tick is not None:
                 tick(len(answers))
-    finally:
-        model.train(was_training)
     return [_prediction(examples, index, answers[index]) for index in range(count)]
 
 

@@ -53,7 +53,7 @@ def is_right(sample: Prediction) -> bool:
 def card(sample: Prediction, picture: Path | None) -> Card:
     """An answer beside the reference that is closest to it; `more` counts the other references."""
     words = keys(sample.prediction)
-    closest = max(sample.references, key=lambda text: _match(words, keys(text)).ratio(), default="")
+    closest = max(sample.references, key=lambda text: _alike(words, keys(text)), default="")
     answer, truth = _pieces(sample.prediction, closest)
     others = {text for text in sample.references if text != closest}
     return Card(sample, is_right(sample), answer, truth, len(others), picture)
@@ -89,6 +89,12 @@ def _top(words: Counter[str], most: int) -> list[tuple[str, int]]:
 
 def _match(first: Sequence[str], second: Sequence[str]) -> SequenceMatcher[str]:
     return SequenceMatcher(None, first, second, autojunk=False)
+
+
+def _alike(first: Sequence[str], second: Sequence[str]) -> tuple[int, float]:
+    """Words in common, in order; among equals the share of them."""
+    match = _match(first, second)
+    return sum(block.size for block in match.get_matching_blocks()), match.ratio()
 
 
 def _pieces(answer: str, truth: str) -> tuple[list[Piece], list[Piece]]:

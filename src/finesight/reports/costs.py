@@ -46,9 +46,9 @@ def seconds(tables: Tables) -> dict[str, float]:
     scale = max(1.0, last / len(rows))
     spent = {phase: scale * sum(number(row.get(phase)) or 0 for row in rows) for phase in PHASES}
     training = max(scale * sum(number(row.get("total")) or 0 for row in rows), sum(spent.values()))
-    measured = mapping(tables.plan.get("measured"))
-    spent["evaluation"] = number(measured.get("evaluation_seconds")) or 0.0
-    whole = max(number(measured.get("seconds")) or 0.0, training + spent["evaluation"])
+    spent["evaluation"] = number(tables.seconds.get("evaluate")) or 0.0
+    measured = tables.seconds.get("train") or mapping(tables.plan.get("measured")).get("seconds")
+    whole = max(number(measured) or 0.0, training) + spent["evaluation"]
     rest = whole - sum(spent.values())
     return {**spent, "rest": rest} if rest > 0.005 * whole else spent
 
@@ -56,11 +56,7 @@ def seconds(tables: Tables) -> dict[str, float]:
 def time_shares(spent: Mapping[str, float]) -> list[Share]:
     """The phases that took time, as parts of a bar."""
     whole = sum(spent.values()) or 1.0
-    names = {
-        "rest": "starting, saving and the rest"
-        if spent.get("evaluation")
-        else "evaluation, saving and the rest"
-    }
+    names = {"evaluation": "final evaluation", "rest": "validation along the way, saving and the rest"}
     return [
         Share(phase, names.get(phase, phase), duration(value), 100 * value / whole, percent(value / whole))
         for phase, value in spent.items()
@@ -87,7 +83,7 @@ def speed(tables: Tables) -> str:
     spent = seconds(tables)
     longest = max(spent, key=lambda phase: spent[phase])
     share = percent(spent[longest] / (sum(spent.values()) or 1))
-    return f"{text}. Most of the time, {share}, went into {_PHASE_NAMES.get(longest, longest)}."
+    return f"{text}. The largest share of the time, {share}, went into {_PHASE_NAMES.get(longest, longest)}."
 
 
 _PHASE_NAMES = {
@@ -176,7 +172,7 @@ def summary(tables: Tables, spent: Mapping[str, float]) -> str:
         )
     if whole:
         said.append(f"with {_learning(whole, learned)} parameters learning")
-    device = mapping(environment.get("hardware")).get("device")
+    device = mapping(environment.get("compute")).get("device")
     if spent:
         said.append(f"in {duration(sum(spent.values()))}" + (f" on {_device(str(device))}" if device else ""))
     return f"It learned {listed(said)}." if len(said) > 1 else f"It learned {said[0]}." if said else ""

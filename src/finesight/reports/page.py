@@ -82,7 +82,7 @@ def context(tables: Tables, run: Path, limit: int | None) -> dict[str, Any]:
         "fault_count": len(tables.faults or ()),
         "plan": costs.plan_table(tables.plan),
         "environment": _flat({key: value for key, value in environment.items() if key not in _ELSEWHERE}),
-        "fingerprint": str(mapping(environment.get("data")).get("fingerprint") or ""),
+        "fingerprint": str(mapping(mapping(environment.get("data")).get("train")).get("fingerprint") or ""),
         "commands": _commands(tables, run),
         "recipe": tables.recipe_text,
     }
@@ -142,7 +142,8 @@ def _gallery(tables: Tables, limit: int) -> dict[str, Any] | None:
         "right": sum(card.right for card in cards),
         "whole": scores.share_right(right, len(rows)),
         "prompt": prompts.pop() if len(prompts) == 1 else "",
-        "words": ("Right", "Wrong") if judged else ("Same", "Different"),
+        "judged": judged,
+        "words": ("Right", "Wrong") if judged else ("Same words", "Other words"),
         "missed": missed,
         "added": added,
     }
@@ -209,7 +210,10 @@ def _flat(values: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
         (named(key), _value(key, value)) for key, value in values.items() if not isinstance(value, dict)
     ]
     nested = [
-        (named(key), [(named(inner), _value(inner, value)) for inner, value in section.items()])
+        (
+            named(key),
+            [(named(inner.removesuffix("_bytes")), _value(inner, value)) for inner, value in section.items()],
+        )
         for key, section in values.items()
         if isinstance(section, dict)
     ]

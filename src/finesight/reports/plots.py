@@ -23,7 +23,7 @@ COLOURS = {
 """The page's CSS variables and what they are in the light; the page redefines them for the dark."""
 
 PHASES = ("data", "forward", "backward", "optimizer")
-LOG_FROM = 30.0
+LOG_FROM = 8.0
 """Ratio of the largest to the smallest loss from which the axis is logarithmic."""
 MOST_POINTS = 80
 """Points of a drawn curve; more cannot be told apart on a page."""
@@ -56,16 +56,17 @@ def _style(salt: str) -> Iterator[None]:
     """matplotlib's own defaults, whatever the person's are; ids in an SVG from `salt`, not from chance."""
     import matplotlib
 
-    ours: dict[str, Any] = {
+    ours = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.family": "DejaVu Sans",
         "axes.unicode_minus": True,
     }
-    defaults: Any = {
+    defaults = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")
     }
-    with matplotlib.rc_context({**defaults, **ours}):
+    settings: Any = {**defaults, **ours}
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -140,11 +141,17 @@ def _column(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving mean over at most `window` values to each side, fewer and as many on both sides near the ends."""
+    """Moving mean over at most `window` values to each side.
+
+    At the beginning, where a loss is steep, as many to the left as to the right; at the end, where it is flat and
+    noise would show, as many to the left as elsewhere.
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
-    reach = np.minimum(window, np.minimum(at, len(values) - 1 - at))
-    return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+    left = np.minimum(window, at)
+    right = np.minimum(left, len(values) - 1 - at)
+    means: np.ndarray = (sums[at + right + 1] - sums[at - left]) / (left + right + 1)
+    return means
 
 
 def _nothing(axes: "Axes", text: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finesight.core.prediction import Comparison, Score
-from finesight.reports.words import Metric, interval, listed, metric, named, percent, score, sentence
+from finesight.reports.words import Metric, decimal, interval, metric, named, percent, score, sentence
 
 MOST_ROWS = 14
 """Slices in the dot plot; the table below it has them all."""
@@ -160,7 +160,10 @@ def board(
             for entry in rows[:MOST_ROWS]
         ],
         more=max(0, len(rows) - MOST_ROWS),
-        ticks=[(score(share * top, how), 100 * share) for share in (0, 0.25, 0.5, 0.75, 1)],
+        ticks=[
+            (score(share * top, how) if how.kind == "share" else decimal(share * top), 100 * share)
+            for share in (0, 0.25, 0.5, 0.75, 1)
+        ],
         baselines=[(rival, named(rival)) for rival in dict.fromkeys(rival.baseline for rival in rivals)],
         names=[metric(name) for name in names],
         table=table,
@@ -196,7 +199,7 @@ def _dot(entry: Score, rivals: Sequence[Comparison], top: float, labels: Mapping
             Mark(rival.baseline, named(rival.baseline), score(rival.value, how), _place(rival.value, top))
             for rival in rivals
         ],
-        lead=_lead(best, how, len(rivals)) if best else "",
+        lead=_lead(best, how) if best else "",
         certain=best is not None and standing(best, how) != 0,
     )
 
@@ -205,7 +208,7 @@ def _place(value: float, top: float) -> float:
     return round(100 * min(1.0, max(0.0, value / top)), 2) if math.isfinite(value) else 0.0
 
 
-def _lead(rival: Comparison, how: Metric, rivals: int) -> str:
+def _lead(rival: Comparison, how: Metric) -> str:
     """The difference to the best baseline with its interval."""
     if how.kind == "share":
         ends = [
@@ -217,7 +220,7 @@ def _lead(rival: Comparison, how: Metric, rivals: int) -> str:
             [f"{value:+.2f}".replace("-", "−") for value in (rival.difference, rival.low, rival.high)],
             "",
         )
-    return f"{ends[0]}{unit} ({listed((ends[1], ends[2])).replace(' and ', ' to ')}) over {'the better of them' if rivals > 1 else 'it'}"
+    return f"{ends[0]}{unit} ({ends[1]} to {ends[2]})"
 
 
 def share_right(right: int, total: int) -> str:

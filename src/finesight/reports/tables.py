@@ -30,8 +30,8 @@ class Notice:
 class Tables:
     """What was read. `notices` and `faults` are None where the file is missing; `problems` tells what was unreadable.
 
-    `steps` are the logged steps of metrics.jsonl and `evaluations` its other rows. `pictures` maps a split to
-    sample ids and files that exist.
+    `steps` are the logged steps of metrics.jsonl and `evaluations` its other rows; `seconds` are results.json's, of
+    `train` and `evaluate` (the last evaluation). `pictures` maps a split to sample ids and files that exist.
     """
 
     recipe: Mapping[str, Any]
@@ -42,6 +42,7 @@ class Tables:
     evaluations: Sequence[Mapping[str, Any]]
     losses: Rows
     timings: Rows
+    seconds: Mapping[str, Any]
     scores: Sequence[Score]
     comparisons: Sequence[Comparison]
     answers: Mapping[str, Sequence[Prediction]]
@@ -73,6 +74,7 @@ def read(path: Path) -> Tables:
         evaluations=evaluations,
         losses=numbers(run.losses, problems) or _losses(steps, evaluations),
         timings=numbers(run.timing, problems),
+        seconds=seconds if isinstance(seconds := results.get("seconds"), dict) else {},
         scores=_items(results.get("scores"), _score, run.results, problems),
         comparisons=_items(results.get("baselines"), _comparison, run.results, problems),
         answers=_answers(path / "predictions", problems),
@@ -120,7 +122,7 @@ def _records(path: Path, problems: list[str] | None) -> list[dict[str, str]] | N
         _tell(problems, f"{path.name} is damaged after {len(whole)} rows: {error}")
     kept = [row for row in whole if None not in row and None not in row.values()]
     if len(kept) < len(whole):
-        _tell(problems, f"{path.name}: {len(whole) - len(kept)} rows are incomplete and left out")
+        _tell(problems, f"{path.name}: incomplete rows that are left out: {len(whole) - len(kept)}")
     return kept
 
 
@@ -156,7 +158,7 @@ def _json_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         else:
             bad += 1
     if bad:
-        problems.append(f"{path.name}: {bad} lines are damaged and left out")
+        problems.append(f"{path.name}: damaged lines that are left out: {bad}")
     return rows
 
 

@@ -43,11 +43,10 @@ NAMES = {
     "all": "all answers",
     "fallback": "fell back",
     "majority": "most common answer",
-    "nearest": "nearest training picture’s answer",
+    "nearest picture": "nearest training picture’s answer",
     "peak_bytes": "peak memory",
     "seconds": "time",
     "seconds_per_step": "time of a step",
-    "evaluation_seconds": "time of evaluation",
     "supervised_tokens": "learned from",
     "val": "validation",
 }
@@ -71,7 +70,11 @@ def sentence(text: str) -> str:
 
 def score(value: float, how: Metric) -> str:
     """A metric's value."""
-    return percent(value) if how.kind == "share" else decimal(value)
+    if how.kind == "share":
+        return percent(value)
+    return (
+        decimal(value) if abs(value) >= 100 or not math.isfinite(value) else f"{value:#.3g}".replace("-", "−")
+    )
 
 
 def interval(low: float, high: float, how: Metric) -> str:

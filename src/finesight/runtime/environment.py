@@ -13,6 +13,9 @@ _LIBRARIES = ("finesight", "torch", "transformers", "tokenizers", "safetensors",
 _SECRET = re.compile(r"(?i)(token|secret|password|passwd|api_?key|credential)")
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,})")
 
+_LOGIN = re.compile(r"://[^/@\s]+@")
+"""Name and password in an address."""
+
 
 def without_secrets(words: list[str]) -> list[str]:
     """Command-line words with what looks like a secret blotted out."""
@@ -24,7 +27,7 @@ def without_secrets(words: list[str]) -> list[str]:
         elif equals and _SECRET.search(key):
             word = f"{key}=***"
         hide_next = not equals and word.startswith("-") and bool(_SECRET.search(word))
-        clean.append(_TOKEN.sub("***", word))
+        clean.append(_LOGIN.sub("://***@", _TOKEN.sub("***", word)))
     return clean
 
 

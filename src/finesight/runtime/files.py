@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -10,10 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from finesight.core.errors import RunError
 
 TEMPORARY = ".partial"
 """Ending of names that are being written; what a killed process left under such a name is never read."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(path: Path, needed: int | None = None) -> RunError:
@@ -32,14 +38,25 @@ def told_when_full(path: Path, needed: int | None = None) -> Iterator[None]:
     """Turn the system's error of a full disk into one that says where and how much."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+    except (OSError, SafetensorError) as error:
+        # safetensors wraps the system's error in words: "… (os error 28)"
+        full = error.errno in _FULL if isinstance(error, OSError) else any(f"(os error {n})" in str(error) for n in _FULL)
+        if not full:
             raise
         raise disk_full(path, needed) from error
 
 
 def sync_directory(path: Path) -> None:
     """Make renames in `path` last through a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Flush what was written to a file to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

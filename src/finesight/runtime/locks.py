@@ -1,6 +1,5 @@
 """One process at a time in a run directory."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,6 @@ def locked(path: Path) -> Iterator[None]:
             "another process is working on this run", str(path.parent), "wait for it, stop it, or give this run another name"
         ) from None
     try:
-        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
     finally:
         lock.release()

@@ -14,21 +14,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finesight.core.errors import RunError
 from finesight.core.rundir import FORMAT
-from finesight.runtime.files import TEMPORARY, disk_full, sync_directory, told_when_full, write_json, write_text
+from finesight.runtime.files import (
+    TEMPORARY,
+    disk_full,
+    sync_directory,
+    sync_file,
+    told_when_full,
+    write_json,
+    write_text,
+)
 from finesight.runtime.notices import Notices
 
 _MANIFEST = "manifest.json"
 _KEPT = 2
 """Newest checkpoints that are kept beside the best one: if the newest is damaged, the one before it is there."""
 
+MOST_AT_ONCE = _KEPT + 2
+"""Checkpoints that are on the disk together at most: those kept, the best, and the one that is being written."""
+
 _SPARE = 2**20
 """Bytes beside the tensors that a checkpoint may need."""
+
+_STATE = "state.json"
+_BROKEN = ".broken"
+"""Ending of a damaged checkpoint's name, once it was found: it is set aside, for a person to look at."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +57,6 @@ class Checkpoint:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
@@ -70,10 +76,9 @@ class Checkpoints:
             for leftover in self._folder.glob(f"*{TEMPORARY}"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def check_space(self, tensors: Mapping[str, Mapping[str, Tensor]], copies: int = 1) -> None:
-        """Raise RunError where the disk has no room for so many more checkpoints."""
+    def check_space(self, needed: int) -> None:
+        """Raise RunError where the disk has no room for so many bytes more."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        needed = copies * bytes_needed(tensors)
         if shutil.disk_usage(self._folder).free < needed:
             raise disk_full(self._folder, needed)
 
@@ -94,45 +99,45 @@ class Checkpoints:
             if path.name not in kept:
                 shutil.rmtree(path)
 
-    def point(self, pointer: str, step: int) -> None:
+    def point(self, pointer: str, step: int | None) -> None:
         """Make `best` or `last` name the checkpoint of `step`, or nothing where there is none."""
         name = f"step-{step}"
-        if (self._folder / name).is_dir():
+        if step is not None and (self._folder / name).is_dir():
             write_text(self._folder / pointer, name + "\n")
         else:
             (self._folder / pointer).unlink(missing_ok=True)
 
     def best_or_last(self) -> Path:
-        """The best checkpoint, or the last where nothing was measured."""
-        name = self.named("best") or self.named("last")
-        assert name is not None, "the loop saves at its end"
-        return self._folder / name
+        """The best checkpoint; the last where nothing was measured, or where the best is damaged, which is told."""
+        for pointer in ("best", "last"):
+            name = self.named(pointer)
+            broken = _fault_of(self._folder / name) if name else None
+            if name and broken is None:
+                return self._folder / name
+            if broken:
+                self._notices.add("broken", f"the {pointer} checkpoint {self._folder / (name or '')} is not used: {broken}")
+        raise RunError("no checkpoint is whole", str(self._folder), "resume the run, or train it again")
 
     def _write(self, name: str, checkpoint: Checkpoint) -> None:
-        self.check_space(checkpoint.tensors)
+        needed = bytes_needed(checkpoint.tensors)
+        self.check_space(needed)
         temporary = self._folder / (name + TEMPORARY)
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir()
-        needed = bytes_needed(checkpoint.tensors)
         try:
             with told_when_full(self._folder, needed):
                 for group, tensors in checkpoint.tensors.items():
-                    save_file({key: value.contiguous() for key, value in tensors.items()}, temporary / f"{group}.safetensors")
-                    _flush(temporary / f"{group}.safetensors")
-                write_json(temporary / "state.json", {"step": checkpoint.step, **checkpoint.state})
-                files = {
-                    path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
-                }
+                    file = temporary / f"{group}.safetensors"
+                    save_file({key: value.contiguous() for key, value in tensors.items()}, file)
+                    sync_file(file)
+                write_json(temporary / _STATE, {"step": checkpoint.step, **checkpoint.state})
+                written = sorted(temporary.iterdir())
+                files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
                 write_json(temporary / _MANIFEST, {"format": FORMAT, "step": checkpoint.step, "files": files})
                 sync_directory(temporary)
                 os.replace(temporary, self._folder / name)
                 sync_directory(self._folder)
-        except SafetensorError as error:  # it wraps the system's error in words
-            shutil.rmtree(temporary, ignore_errors=True)
-            if "os error 28" not in str(error) and "No space left" not in str(error):
-                raise
-            raise disk_full(self._folder, needed) from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -148,12 +153,16 @@ class Checkpoints:
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint; each broken one before it is told by name."""
+        """The newest whole checkpoint. Each broken one above it is told by name and set aside: the run, continued from
+        below, will come to its step again."""
         for path in self._saved():
             broken = _fault_of(path)
             if broken is None:
                 return path
-            self._notices.add("broken", f"checkpoint {path} is not used: {broken}; the one before it is")
+            aside = path.with_name(path.name + _BROKEN)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+            self._notices.add("broken", f"checkpoint {path} is not used: {broken}; it is now {aside.name}")
         return None
 
 
@@ -164,6 +173,8 @@ def _fault_of(path: Path) -> str | None:
         files = manifest["files"]
         if manifest["format"] > FORMAT:
             return f"its format {manifest['format']} is newer than this finesight reads ({FORMAT})"
+        if _STATE not in files:
+            return f"its manifest lacks {_STATE}"
         for name, facts in files.items():
             file = path / name
             if not file.is_file():
@@ -182,6 +193,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     broken = _fault_of(path)
     if broken is not None:
         raise RunError(f"the checkpoint is not whole: {broken}", str(path), "use another checkpoint")
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    names = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["files"]
+    tensors = {Path(name).stem: load_file(path / name) for name in names if name.endswith(".safetensors")}
     return Checkpoint(int(state.pop("step")), tensors, state)

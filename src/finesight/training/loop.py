@@ -26,21 +26,23 @@ class Saver(Protocol):
 
 @dataclass
 class LoopState:
-    """Where a run stands: finished steps, the last step that was evaluated, the best, seconds of training so far."""
+    """Where a run stands: finished steps, the last one that was evaluated, the best, seconds of training so far, and
+    the last step's loss."""
 
     step: int = 0
     evaluated: int = 0
     best: Best = field(default_factory=Best)
     seconds: float = 0.0
+    loss: float | None = None
 
     def saved(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
-        return {"evaluated": self.evaluated, "best": self.best.state(), "seconds": self.seconds}
+        return {"evaluated": self.evaluated, "best": self.best.state(), "seconds": self.seconds, "loss": self.loss}
 
     @classmethod
     def restored(cls, step: int, saved: Mapping[str, Any]) -> "LoopState":
         """As it was when it was saved."""
-        return cls(step, saved["evaluated"], Best(**saved["best"]), saved["seconds"])
+        return cls(step, saved["evaluated"], Best(**saved["best"]), saved["seconds"], saved["loss"])
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Loop:
         times = self.timetable
         while True:
             improved = self._evaluate_when_due(state)
-            done = state.step >= times.steps or state.best.exhausted(times.stop, state.step, times.steps)
+            done = state.step >= times.steps or self._out_of_patience(state)
             asked = self.asked()
             if improved or done or asked or self._due(state, times.save_every):
                 self.save(state.saved(), state.step, improved)
@@ -87,6 +89,11 @@ class Loop:
             report = self._next(windows, state)
             for observer in self.observers:
                 observer.on_step(report)
+
+    def _out_of_patience(self, state: LoopState) -> bool:
+        """Whether the evaluation of this very step ended the waiting: between evaluations nothing is known."""
+        times = self.timetable
+        return 0 < state.step == state.evaluated and state.best.exhausted(times.stop, state.step, times.steps)
 
     def _due(self, state: LoopState, every: int) -> bool:
         return state.step > 0 and state.step % every == 0
@@ -105,19 +112,30 @@ class Loop:
         threshold = times.stop.threshold if times.stop else 0.0
         improved = state.best.update(times.measure, values[times.measure], state.step, threshold)
         state.evaluated = state.step
+        epoch = state.step / times.steps_per_epoch
+        report = EvaluationReport(state.step, "val", values, improved, epoch, state.loss)
         for observer in self.observers:
-            observer.on_evaluation(EvaluationReport(state.step, "val", values, improved))
+            observer.on_evaluation(report)
         return improved
+
+    def _wait(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> tuple[Batch, ...]:
+        try:
+            return next(windows)
+        except RuntimeError:  # a signal to the whole process group ends the loader's workers too
+            if not self.asked():
+                raise
+            self.save(state.saved(), state.step, False)
+            raise interrupted(state.step, self.timetable.steps) from None
 
     def _next(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> StepReport:
         began = time.perf_counter()
-        window = next(windows)
+        window = self._wait(windows, state)
         waited = time.perf_counter() - began
         number = state.step + 1
         rate = self.schedule.rate(number)
         result = self.step(window, number, rate)
         total = time.perf_counter() - began
-        state.step, state.seconds = number, state.seconds + total
+        state.step, state.seconds, state.loss = number, state.seconds + total, result.loss
         phases = {"data": waited, "forward": result.forward, "backward": result.backward, "optimizer": result.optimizer}
         return StepReport(
             step=number,

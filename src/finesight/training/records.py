@@ -21,7 +21,6 @@ class Records:
         for path, header in ((run.losses, _LOSSES), (run.timing, _TIMING)):
             if not path.exists():
                 write_text(path, header + "\n")
-        self._latest: StepReport | None = None
 
     def rewind(self, step: int, evaluated: bool) -> None:
         """Keep the lines up to `step`; its own evaluation only where it was finished (`evaluated`)."""
@@ -54,7 +53,6 @@ class Records:
         if report.step % self._every == 0 or report.step in (1, report.steps):
             append_line(self._run.losses, f"{report.epoch:.6g},{report.step},{report.loss!r},")
             append_line(self._run.metrics, to_json(_metrics_row(report)))
-        self._latest = report
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """One line a score; the validation loss also beside the training loss of its step."""
@@ -62,9 +60,8 @@ class Records:
             row = {"step": report.step, "split": report.split, "name": name, "value": value}
             append_line(self._run.metrics, to_json(row))
         if "val_loss" in report.values:
-            epoch = f"{self._latest.epoch:.6g}" if self._latest else ""
-            loss = repr(self._latest.loss) if self._latest else ""
-            append_line(self._run.losses, f"{epoch},{report.step},{loss},{report.values['val_loss']!r}")
+            row = f"{report.epoch:.6g},{report.step},{report.train_loss!r},{report.values['val_loss']!r}"
+            append_line(self._run.losses, row)
 
     def on_phase(self, name: str, total: int) -> None:
         """Phases leave no trace in the tables."""

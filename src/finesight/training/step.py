@@ -86,7 +86,8 @@ class Step:
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self._clip if self._clip else float("inf")))
         # with a scaler an overflow of the gradients is part of the method: it skips the step and scales less
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-            ids = ", ".join(list(window[0].ids)[:8])
+            self.optimizer.zero_grad(set_to_none=True)
+            ids = ", ".join([name for batch in window for name in batch.ids][:8])
             raise TrainingError(
                 f"the loss is {loss}, the gradient norm {norm}: no step can be made of it",
                 f"step {number}, samples {ids}, …",

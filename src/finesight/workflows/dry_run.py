@@ -31,6 +31,7 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
     forward = SupervisedForward(prepared.model, prepared.ports.image)
     optimizer = build_optimizer(prepared.model, train)
     step = Step(prepared.model, forward, optimizer, prepared.precision, train.clip, recipe.run.seed, prepared.device)
+    prepared.model.train()
     result = step(window, 1, train.lr)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "model"

@@ -1,7 +1,7 @@
 """From a recipe to checked data and a model that is ready to learn."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,14 @@ from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.core.sample import Text
 from finesight.data.dataset import ExampleSet, Policy, SampleSet, read_splits, transform_of
-from finesight.models.load import LoadedModel, load_model
+from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze
 from finesight.models.ports import ports_of
 from finesight.models.scratch import build_model, build_processor
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
-from finesight.workflows.places import model_place
+from finesight.workflows.places import find_model
 
 _log = logging.getLogger("finesight")
 
@@ -58,14 +58,25 @@ class Prepared:
         return {"data": data, "parameters": parts, "compute": where}
 
 
-def prepare(recipe: Recipe, notices: Notices, observer: Observer | None = None) -> Prepared:
-    """Read and check all data, build ports, then the model from its parts; every fault is told before a step is made."""
+def prepare(
+    recipe: Recipe, notices: Notices, observer: Observer | None = None, go_on: Callable[[], object] = bool
+) -> Prepared:
+    """Read and check all data, build ports, then the model from its parts; every fault is told before a step is made.
+
+    `go_on` is called at each row and may raise to stop.
+    """
     device = choose_device(recipe.run.device, notices, recipe.run.threads)
     precision = choose_precision(recipe.train.precision, device.type, notices)
     policy = Policy(recipe.data)
     if observer is not None:
         observer.on_phase("check data", 0)
-    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, observer.on_progress if observer else None)
+
+    def tick(rows: int) -> None:
+        go_on()
+        if observer is not None:
+            observer.on_progress(rows)
+
+    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
     loaded = _model(recipe, samples["train"])
     frozen = freeze(loaded.model, recipe.model.freeze)
     if frozen:
@@ -74,7 +85,7 @@ def prepare(recipe: Recipe, notices: Notices, observer: Observer | None = None) 
         notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
     splits = {
-        name: ExampleSet(part, loaded.ports, policy, transform if name == "train" else None, recipe.run.seed)
+        name: ExampleSet(part, loaded.ports, policy, transform if name == "train" else None, recipe.run.seed, tick)
         for name, part in samples.items()
     }
     if policy.faults:
@@ -87,7 +98,7 @@ def prepare(recipe: Recipe, notices: Notices, observer: Observer | None = None) 
 
 def _model(recipe: Recipe, train: SampleSet) -> LoadedModel:
     if recipe.model.pretrained is not None:
-        return load_model(model_place(recipe.model.pretrained))
+        return find_model(recipe.model.pretrained).loaded
     scratch = recipe.model.scratch
     assert scratch is not None
     words = (part.text for index in range(len(train)) for turn in train[index].messages for part in turn.parts if isinstance(part, Text))

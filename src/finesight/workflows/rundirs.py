@@ -9,9 +9,8 @@ from finesight.config.load import dump, load_recipe
 from finesight.config.recipe import Recipe
 from finesight.core.errors import RunError
 from finesight.core.rundir import RunDirectory
-from finesight.runtime.files import write_text
+from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
-from finesight.runtime.logs import logging_to
 
 _HARMLESS = ("description", "log.", "report.", "data.workers", "run.name", "run.dir", "run.threads")
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
@@ -19,33 +18,50 @@ _HARMLESS = ("description", "log.", "report.", "data.workers", "run.name", "run.
 
 @contextmanager
 def open_run(recipe: Recipe, resume: bool) -> Iterator[RunDirectory]:
-    """The run directory of a recipe, held by a lock, with everything that is said in its `log.txt`.
+    """The run directory of a recipe, held by a lock.
 
-    Raises RunError where the directory holds something and `resume` was not asked for, where the recipe differs from
-    the one that the run began with, and where another process is at work in it.
+    Raises RunError where the directory holds something and `resume` was not asked for, where it holds something that is
+    no run, where the recipe differs from the one that the run began with, and where another process is at work in it.
     """
     run = RunDirectory(Path(recipe.directory))
     if run.path.exists() and not run.path.is_dir():
         raise RunError("this is a file, not a directory", str(run.path), "choose another place by `run.dir`")
-    if run.path.is_dir() and not resume and any(path.name != run.lock.name for path in run.path.iterdir()):
+    if run.path.is_dir() and not _never_begun(run):
+        _check_existing(run, resume)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"the run directory cannot be made: {error.strerror}", str(run.path), "choose another place") from error
+    with locked(run.lock):
+        if not _never_begun(run):
+            _check_existing(run, resume)
+            _same_recipe(run, recipe)
+        if not run.results.is_file():  # a finished run stays as it is
+            write_text(run.recipe, dump(recipe))
+        yield run
+
+
+def _never_begun(run: RunDirectory) -> bool:
+    """Whether all that a directory holds is what a start left that ended before its data were checked."""
+    left = {run.recipe.name, run.log.name, run.lock.name}
+    names = {path.name for path in run.path.iterdir() if not path.name.endswith(TEMPORARY)}
+    return not names or (run.lock.name in names and names <= left)
+
+
+def _check_existing(run: RunDirectory, resume: bool) -> None:
+    if not resume:
         raise RunError(
             "the run directory exists and holds files",
             str(run.path),
             "continue it with --resume, or choose another by `run.name=…` or `run.dir=…`",
         )
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"the run directory cannot be made: {error.strerror}", str(run.path), "choose another place") from error
-    with locked(run.lock), logging_to(run.log):
-        _same_recipe(run, recipe)
-        write_text(run.recipe, dump(recipe))
-        yield run
+    if not (run.recipe.is_file() and run.environment.is_file()):
+        raise RunError(
+            "this directory holds files, and no run that could be continued", str(run.path), "choose another by `run.dir=…`"
+        )
 
 
 def _same_recipe(run: RunDirectory, recipe: Recipe) -> None:
-    if not run.recipe.is_file():
-        return
     before, now = _flat(load_recipe(str(run.recipe)).model_dump()), _flat(recipe.model_dump())
     changed = [
         f"{key}: {before.get(key)!r} became {now.get(key)!r}"

@@ -1,6 +1,6 @@
 """Answers, scores, baselines and the report's pictures of one split; used by training and by evaluation alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,26 @@ _MOST_NEIGHBOURS = 20_000
 
 
 def answer_split(
-    model: Any, examples: ExampleSet, recipe: Recipe, split: str, folder: Path, observer: Observer | None = None
+    model: Any,
+    examples: ExampleSet,
+    recipe: Recipe,
+    split: str,
+    folder: Path,
+    observer: Observer | None = None,
+    go_on: Callable[[], object] = bool,
 ) -> list[Prediction]:
-    """Answer every sample of a split and write `predictions/<split>.jsonl` below `folder`."""
+    """Answer every sample of a split and write `predictions/<split>.jsonl` below `folder`.
+
+    `go_on` is called between batches and may raise to stop.
+    """
     if observer is not None:
         observer.on_phase(f"answer {split}", len(examples))
-    tick = observer.on_progress if observer is not None else None
+
+    def tick(done: int) -> None:
+        go_on()
+        if observer is not None:
+            observer.on_progress(done)
+
     predictions = predict(model, examples, recipe.generation, recipe.evaluation.batch_size, tick=tick)
     write_text(RunDirectory(folder).predictions(split), dump(predictions))
     return predictions

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from finesight.config.recipe import Recipe
-from finesight.core.errors import RunError
+from finesight.core.errors import Interrupted, RunError
 from finesight.core.events import Observer
 from finesight.core.rundir import FORMAT, RunDirectory
+from finesight.data.loader import in_order, windows
 from finesight.data.order import Order
 from finesight.evaluation.score import score
 from finesight.evaluation.table import results_document
@@ -18,13 +19,14 @@ from finesight.export.card import model_card
 from finesight.export.folder import save_folder, save_skeleton
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward
-from finesight.data.loader import in_order, windows
+from finesight.planner.estimate import ADAM_BYTES
 from finesight.runtime.device import peak_bytes
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
+from finesight.runtime.logs import logging_to
 from finesight.runtime.notices import Notices
 from finesight.runtime.signals import StopFlag, stop_on_signals
-from finesight.training.checkpoint import Checkpoint, Checkpoints, load_checkpoint
+from finesight.training.checkpoint import MOST_AT_ONCE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
 from finesight.training.loop import Loop, LoopState, StopAsked, Timetable
 from finesight.training.optim import build_optimizer
 from finesight.training.records import Records
@@ -55,16 +57,17 @@ def train(recipe: Recipe, *, resume: bool = False, dry_run: bool = False, observ
         if run.results.is_file():
             _log.info("this run is finished: nothing is trained again")
         else:
-            _train(recipe, run, asked, observer)
+            with logging_to(run.log):
+                _train(recipe, run, asked, observer)
         report = build_report(run.path)
     return _summary(recipe, run, report)
 
 
 def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observer | None) -> None:
     notices = Notices()
-    prepared = prepare(recipe, notices, observer)
+    prepared = prepare(recipe, notices, observer, lambda: _stop_if(asked, "while the data were checked"))
     _same_data(run, prepared)
-    write_json(run.environment, {"format": FORMAT, **environment(), **prepared.facts(), "seed": recipe.run.seed})
+    _record_environment(run, recipe, prepared)
     write_table(run.faults, ("file", "row", "column", "reason"), _fault_rows(prepared))
     checkpoints = Checkpoints(run.checkpoints, notices)
     checkpoints.clean()
@@ -78,7 +81,28 @@ def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observe
     restore_model(prepared.model, load_checkpoint(best).tensors["model"], str(best))
     card = model_card(recipe, prepared.facts())
     save_folder(run.model, prepared.model, prepared.processor, prepared.ports, recipe.generation, card)
-    _finish(recipe, run, prepared, state, observer)
+    _finish(recipe, run, prepared, state, asked, observer)
+
+
+def _stop_if(asked: StopFlag, when: str) -> None:
+    """Raise where the run was asked to stop in a phase that has nothing to save."""
+    if asked():
+        raise Interrupted(f"stopped {when}; nothing is lost", "this run", "continue with the same command and --resume")
+
+
+def _record_environment(run: RunDirectory, recipe: Recipe, prepared: Prepared) -> None:
+    """Write what the run began with; what it is continued with is added under `resumed`."""
+    began = _began_with(run)
+    if began is None:
+        record = {"format": FORMAT, **environment(), **prepared.facts(), "seed": recipe.run.seed, "resumed": []}
+    else:
+        now = {**environment(), "compute": prepared.facts()["compute"]}
+        record = {**began, "resumed": [*began["resumed"], now]}
+    write_json(run.environment, record)
+
+
+def _began_with(run: RunDirectory) -> dict[str, Any] | None:
+    return json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else None
 
 
 def _fault_rows(prepared: Prepared) -> list[tuple[object, ...]]:
@@ -87,11 +111,12 @@ def _fault_rows(prepared: Prepared) -> list[tuple[object, ...]]:
 
 def _same_data(run: RunDirectory, prepared: Prepared) -> None:
     """Refuse to continue a run over other data than it began with."""
-    if not run.environment.is_file():
+    began, now = _began_with(run), prepared.fingerprints
+    if began is None:
         return
-    before = json.loads(run.environment.read_text(encoding="utf-8")).get("data", {})
-    now = prepared.fingerprints
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name, {}).get("fingerprint") != now.get(name)]
+    before = began["data"]
+    names = sorted(before.keys() | now.keys())
+    changed = [name for name in names if before.get(name, {}).get("fingerprint") != now.get(name)]
     if changed:
         counts = "; ".join(
             f"{name}: {before.get(name, {}).get('samples', 0)} samples then, {len(prepared.splits.get(name, ()))} now"
@@ -140,7 +165,7 @@ class _Session:
         """The state to go on from: the newest whole checkpoint's, or that of a new run."""
         newest = self._checkpoints.newest()
         if newest is None:
-            self._checkpoints.check_space(self._tensors(), copies=2)
+            self._check_space()
             self._records.rewind(0, False)
             return LoopState()
         saved = load_checkpoint(newest)
@@ -148,20 +173,36 @@ class _Session:
         restore_optimizer(self._optimizer, saved.tensors["optimizer"], str(newest))
         self._step.scaler.load_state_dict(saved.state["scaler"])
         state = LoopState.restored(saved.step, saved.state["loop"])
-        self._checkpoints.point("best", state.best.step)
+        self._checkpoints.point("best", None if state.best.value is None else state.best.step)
         self._records.rewind(state.step, state.evaluated == state.step)
         _log.info("resumed after step %d of %d", state.step, self._steps)
         return state
 
+    def _check_space(self) -> None:
+        """Refuse to begin what the disk cannot hold: all checkpoints that are there at once, and the finished model."""
+        parameters = list(self._prepared.model.parameters())
+        weights = bytes_needed({"model": model_tensors(self._prepared.model)})
+        averages = sum(ADAM_BYTES * p.numel() for p in parameters if p.requires_grad)
+        saves = 1 + self._steps // self._save_every
+        self._checkpoints.check_space(weights + min(saves, MOST_AT_ONCE) * (weights + averages))
+
+    @property
+    def _save_every(self) -> int:
+        return self._recipe.train.save_every or self._evaluate_every
+
+    @property
+    def _evaluate_every(self) -> int:
+        return self._recipe.evaluation.every or self._order.steps_per_epoch
+
     def fit(self, state: LoopState) -> None:
         """Train from `state` to the end."""
         recipe, prepared = self._recipe, self._prepared
-        train, every = recipe.train, recipe.evaluation.every or self._order.steps_per_epoch
+        train = recipe.train
         times = Timetable(
             steps=self._steps,
             steps_per_epoch=self._order.steps_per_epoch,
-            evaluate_every=every,
-            save_every=train.save_every or every,
+            evaluate_every=self._evaluate_every,
+            save_every=self._save_every,
             measure=recipe.evaluation.best_by,
             stop=train.stop,
         )
@@ -212,14 +253,29 @@ class _Session:
         self._checkpoints.save(saved, best)
 
 
-def _finish(recipe: Recipe, run: RunDirectory, prepared: Prepared, state: LoopState, observer: Observer | None) -> None:
+def _finish(
+    recipe: Recipe,
+    run: RunDirectory,
+    prepared: Prepared,
+    state: LoopState,
+    asked: StopFlag,
+    observer: Observer | None,
+) -> None:
     """Answer and score the test samples (or the validation samples), and close the books; `results.json` comes last."""
     split = next((name for name in ("test", "val") if name in prepared.splits), None)
     scores, comparisons = [], []
     began = time.perf_counter()
     if split is not None:
         examples = prepared.splits[split]
-        predictions = answer_split(prepared.model, examples, recipe, split, run.path, observer)
+        predictions = answer_split(
+            prepared.model,
+            examples,
+            recipe,
+            split,
+            run.path,
+            observer,
+            lambda: _stop_if(asked, f"while answering {split}, after the last step"),
+        )
         scores, comparisons = score_split(predictions, recipe, split, examples, prepared.splits["train"])
         keep_pictures(run, split, predictions, examples, recipe.report.pictures)
     if run.plan.is_file():

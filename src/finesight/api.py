@@ -1,0 +1,116 @@
+"""The commands as Python functions; reached as `finesight.train` and so on."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from finesight.config.load import load_recipe, parse_recipe
+from finesight.config.recipe import Recipe
+from finesight.core.events import Observer
+from finesight.data.dataset import Policy, SampleSet, read_splits
+from finesight.models.load import LoadedModel
+from finesight.runtime.notices import Notices
+from finesight.workflows.evaluate import evaluate as _evaluate
+from finesight.workflows.generate import generate as _generate
+from finesight.workflows.places import find_model
+from finesight.workflows.train import train as _train
+
+RecipeLike = str | os.PathLike[str] | Mapping[str, Any] | Recipe
+"""A recipe's name, its file, its content as a mapping, or a checked one."""
+
+
+def train(
+    recipe: RecipeLike,
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    observer: Observer | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Train as a recipe says, evaluate and write a report, as `finesight train` does.
+
+    `overrides` change the recipe: `train={"lr": 1e-4}` or `**{"train.lr": 1e-4}`; None takes a key out. Returns what
+    the command prints with `--json`: `run`, `status`, `scores`, `report`, `next` and more. Raises a FinesightError
+    for what can be mended, RecipeError with every fault of the recipe, and Interrupted after saving.
+    """
+    return _train(_checked(recipe, overrides), resume=resume, dry_run=dry_run, observer=observer)
+
+
+def evaluate(
+    model_or_run: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    metrics: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Answer the samples of a split and score the answers, as `finesight evaluate` does.
+
+    Returns what the command prints with `--json`; raises a FinesightError for what can be mended.
+    """
+    place = None if out is None else Path(out)
+    words = list(_words(overrides))
+    return _evaluate(
+        os.fspath(model_or_run), split=split, overrides=words, metrics=metrics, out=place, observer=observer
+    )
+
+
+def generate(
+    model_or_run: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    question: str | None = None,
+    *,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Answer a question about pictures, as `finesight generate` does.
+
+    `settings` are keys of the recipe's `generation` section, such as `num_beams=4`. Returns a mapping with `image`,
+    `prompt` and `answer` for each picture; raises a FinesightError for what can be mended.
+    """
+    several = [images] if isinstance(images, str | os.PathLike) else images
+    return _generate(
+        os.fspath(model_or_run), [Path(image) for image in several], question, device=device, **settings
+    )
+
+
+def load_model(model_or_run: str | os.PathLike[str]) -> LoadedModel:
+    """The model of a run, checkpoint or folder with its processor and ports; raises ModelError or RunError."""
+    return find_model(os.fspath(model_or_run)).loaded
+
+
+def load_data(recipe: RecipeLike, **overrides: Any) -> dict[str, SampleSet]:
+    """The samples of a recipe by split (`train`, and `val` and `test` where it has them).
+
+    Raises RecipeError or DataError; `overrides` as for `train`.
+    """
+    checked = _checked(recipe, overrides)
+    return read_splits(checked.data, checked.run.seed, Policy(checked.data), Notices())
+
+
+def _checked(recipe: RecipeLike, overrides: Mapping[str, Any]) -> Recipe:
+    words = list(_words(overrides))
+    if isinstance(recipe, Recipe):
+        return parse_recipe(recipe.model_dump(mode="json", exclude_none=True), overrides=words)
+    if isinstance(recipe, Mapping):
+        return parse_recipe(recipe, overrides=words)
+    return load_recipe(recipe, words)
+
+
+def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The overrides as `section.key=value` words."""
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _words(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={_flow(value)}"
+
+
+def _flow(value: Any) -> str:
+    """A value as JSON, which means the same in YAML once the characters that only YAML minds are escaped."""
+    text = json.dumps(value, ensure_ascii=False, default=os.fspath)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
