@@ -1,6 +1,7 @@
 """A model's forward pass for learning: logits at supervised positions only.
 
-N supervised positions of a batch, in row-major order; V tokens in the vocabulary; H hidden size; B, T as in `core.batch`.
+N supervised positions of a batch, in row-major order; V tokens in the vocabulary; H hidden size; B, T as in
+`core.batch`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from finesight.core.batch import IGNORE, Batch
 from finesight.core.ports import ImagePort
 
-
 _PRE_NORM_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer)
-"""Decoder layers of the form x + attention(norm(x)), then y + mlp(norm(y)), in which only `self_attn` mixes positions."""
+"""Decoder layers y = x + attention(norm(x)), then y + mlp(norm(y)): only the attention mixes positions."""
 
 
 class SupervisedForward:
@@ -35,21 +35,22 @@ class SupervisedForward:
         self._last = _last_layer(model)
 
     def __call__(self, batch: Batch) -> Tensor:
+        """Logits (N, V) of a batch on the model's device."""
         inputs = float_pictures(batch.inputs, self._image)
         keep = batch.targets != IGNORE
         # a checkpointed layer runs again in the backward pass, when the hooks are gone
-        last = None if getattr(self._model, "is_gradient_checkpointing", False) else self._last
+        last = self._last if self._last is not None and not self._last.gradient_checkpointing else None
         rows = (
             _rows_of_head(self._model.get_output_embeddings(), keep)
             if last is None
             else _rows_of_layer(last, keep)
         )
         with rows:
-            logits_NV: Tensor = self._model(**inputs, use_cache=False).logits
-            return logits_NV.flatten(0, -2)
+            logits: Tensor = self._model(**inputs, use_cache=False).logits  # (N, V) or (1, N, V)
+        return logits.flatten(0, -2)
 
 
-def _last_layer(model: nn.Module) -> nn.Module | None:
+def _last_layer(model: nn.Module) -> Any:
     """The last decoder layer, where its form is known."""
     layers = [layer for layer in model.modules() if isinstance(layer, _PRE_NORM_LAYERS)]
     return layers[-1] if layers else None
