@@ -24,7 +24,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Workload:
-    """`steps` holds the examples of each step, decoded and transformed; the loops go round them. The model is on the CPU."""
+    """The model is on the CPU; the loops go round `steps`, each its examples, decoded and transformed."""
 
     model: Any
     image: ImagePort

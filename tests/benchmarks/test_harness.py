@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+
 from benchmarks.harness import Requests, Result, interleave, largest_difference, paired_ratios, spread
 
 
