@@ -21,7 +21,8 @@ class StopAsked(Exception):
 class Saver(Protocol):
     """Writes a checkpoint of the whole run; `best` where it is the best so far."""
 
-    def __call__(self, state: Mapping[str, Any], step: int, best: bool) -> None: ...
+    def __call__(self, state: Mapping[str, Any], step: int, best: bool) -> None:
+        """Save `state` as the checkpoint of `step`."""
 
 
 @dataclass

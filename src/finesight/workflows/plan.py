@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from finesight.core.batch import Batch
 from finesight.data.loader import windows
 from finesight.data.order import Order
@@ -47,7 +49,7 @@ def _timed_pass(prepared: Prepared, forward: SupervisedForward, window: tuple[Ba
         moved = batch.to(prepared.device)
         with prepared.precision.autocast():
             logits = forward(moved)
-        loss_sum(logits, moved.targets).backward()
+        torch.autograd.backward(loss_sum(logits, moved.targets))
     seconds = time.perf_counter() - began
     prepared.model.zero_grad(set_to_none=True)
     return seconds

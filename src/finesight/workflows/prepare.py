@@ -25,7 +25,7 @@ _log = logging.getLogger("finesight")
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training and evaluation need; `splits` has `train`, and `val` and `test` where the recipe does."""
+    """Everything that training and evaluation need; `splits` has `train`, and those of `val` and `test` there are."""
 
     model: Any
     processor: Any

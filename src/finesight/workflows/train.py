@@ -3,13 +3,15 @@
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from finesight.config.recipe import Recipe
+from finesight.core.batch import Batch
 from finesight.core.errors import Interrupted, RunError
 from finesight.core.events import Observer
+from finesight.core.prediction import Comparison, Score
 from finesight.core.rundir import FORMAT, RunDirectory
 from finesight.data.loader import in_order, windows
 from finesight.data.order import Order
@@ -249,9 +251,16 @@ class _Session:
         recipe, prepared = self._recipe, self._prepared
         examples, settings = prepared.splits["val"], recipe.evaluation
         batches = in_order(examples, settings.batch_size)
-        checked = (batch for batch in batches if self._go_on())
+
+        def unless_asked() -> Iterator[Batch]:
+            for batch in batches:
+                self._stop_if_asked()
+                yield batch
+
         values = {
-            "val_loss": mean_loss(prepared.model, self._forward, checked, prepared.precision, prepared.device)
+            "val_loss": mean_loss(
+                prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device
+            )
         }
         if settings.max_samples:
             answers = predict(
@@ -260,16 +269,15 @@ class _Session:
                 recipe.generation,
                 settings.batch_size,
                 settings.max_samples,
-                tick=self._go_on,
+                tick=self._stop_if_asked,
             )
             scores = score(answers, settings.metrics, "val", seed=recipe.run.seed, resamples=1)
             values |= {row.name: row.value for row in scores if row.slice == "all"}
         return values
 
-    def _go_on(self, _: int = 0) -> bool:
+    def _stop_if_asked(self, _: int = 0) -> None:
         if self._asked():
             raise StopAsked
-        return True
 
     def _tensors(self) -> dict[str, dict[str, Any]]:
         return {"model": model_tensors(self._prepared.model), "optimizer": optimizer_tensors(self._optimizer)}
@@ -291,7 +299,8 @@ def _finish(
 ) -> None:
     """Answer and score the test samples (or the validation samples), and close the books; `results.json` comes last."""
     split = next((name for name in ("test", "val") if name in prepared.splits), None)
-    scores, comparisons = [], []
+    scores: list[Score] = []
+    comparisons: list[Comparison] = []
     began = time.perf_counter()
     if split is not None:
         examples = prepared.splits[split]
