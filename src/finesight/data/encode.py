@@ -43,6 +43,8 @@ def encode(sample: Sample, ports: Ports) -> EncodedText:
     Every answer is verified: its supervised tokens must decode to the answer and its end, character for character.
     """
     _check_words(sample, ports)
+    if sample.messages[0].role == "assistant":
+        raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
     text, spans = _rendered(sample, ports)
     if not spans:
         raise DataError(
