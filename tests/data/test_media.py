@@ -99,7 +99,9 @@ def test_one_bit_and_palette(form: str) -> None:
 DEEP = np.linspace(0, 65535, 24 * 40).reshape(24, 40)
 
 
-@pytest.mark.parametrize("form, options", [("PNG", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})])
+@pytest.mark.parametrize(
+    ("form", "options"), [("PNG", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})]
+)
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_sixteen_bits(form: str, options: dict[str, str], order: str) -> None:
     check(make.encode(Image.fromarray(DEEP.astype(order)), form, **options), DEEP / 257, "levels")
@@ -302,7 +304,7 @@ def test_base64_round_trip(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, word",
+    ("text", "word"),
     [
         ("", "empty"),
         ("  \n", "empty"),
@@ -312,6 +314,8 @@ def test_base64_round_trip(data: bytes) -> None:
         ("AA!A", "character 3, '!'"),
         ("data:image/png;base64,A\u00e9AA", "character 24, 'é'"),
         ("AA=AAA==", "character 3, '='"),
+        ("AA\u2028AA", "character 3, '\\u2028'"),
+        ("AA\x1cAA", "character 3, '\\x1c'"),
         ("data:image/png,AAAA", "data URI"),
         ("b'AAAA'", 'character 2, "\'"'),
     ],
