@@ -66,3 +66,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config, "workerinput"
     ):  # under pytest-xdist, the session that collects the reports
         config.pluginmanager.register(ProofRecord(Path(file)), "finesight-proof")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 40 small pictures with questions and answers."""
+    from tiny_runs import write_pictures
+
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures.csv")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """A finished tiny run, report and all; tests must leave it as it is."""
+    from tiny_runs import tiny_recipe
+
+    from finesight.workflows.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny_recipe(tiny_data, folder))
+    return folder

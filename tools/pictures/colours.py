@@ -4,8 +4,8 @@ The rule, from a drawing rendered without smoothed edges, so that each pixel is 
 
 1. A pixel has the name of the nearest prototype shade in OKLab, a space where distance follows how different
    two colours look (Björn Ottosson, "A perceptual color space for image processing", 2020).
-2. A colour is named if it fills at least ``MIN_SHARE`` of the area: the stars of China are, most coats of
-   arms are not.
+2. A colour is named if it fills at least ``MIN_SHARE`` of the area: the star of Vietnam is, the stars of China and
+   most coats of arms are not.
 3. Colours are sorted by area. Neighbours in that order whose areas differ by less than ``TIE`` of the whole
    are equals, and equals stand in the order of ``PROTOTYPES``: every tricolour of the same three colours has
    the same answer, whichever stripe a rounding favours.
@@ -34,7 +34,7 @@ PROTOTYPES = {
 }
 """Shades of each name, as sRGB in hexadecimal; the order of the names decides between equals."""
 
-MIN_SHARE = 0.025
+MIN_SHARE = 0.04
 """Smallest share of the area that is named."""
 
 TIE = 0.05

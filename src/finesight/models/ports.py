@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finesight.core.errors import ModelError
@@ -55,6 +56,19 @@ def _beginning(tokenizer: Any) -> str:
     return str(tokenizer.bos_token)
 
 
+@dataclass(frozen=True)
+class _Render:
+    """A processor's chat template; a class, so that a loader's worker that is not forked can be sent it."""
+
+    processor: Any
+    begin: str
+
+    def __call__(self, messages: Sequence[Message], ask: bool) -> str:
+        turns = as_conversation(messages)
+        text = str(self.processor.apply_chat_template(turns, add_generation_prompt=ask, tokenize=False))
+        return text if text.startswith(self.begin) else self.begin + text
+
+
 def ports_of(processor: Any, config: Any) -> Ports:
     """Ports of a LLaVA model from its processor and configuration; no weights are touched."""
     tokenizer = processor.tokenizer
@@ -62,18 +76,10 @@ def ports_of(processor: Any, config: Any) -> Ports:
     extra = processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
     image = _image_port(processor, patches**2 + extra)
 
-    begin = _beginning(tokenizer)
-
-    def render(messages: Sequence[Message], ask: bool) -> str:
-        text: str = processor.apply_chat_template(
-            as_conversation(messages), add_generation_prompt=ask, tokenize=False
-        )
-        return text if text.startswith(begin) else begin + text
-
     described = [tokenizer.backend_tokenizer.to_str(), processor.chat_template, vars(image)]
     return Ports(
         tokenizer=tokenizer,
-        render=render,
+        render=_Render(processor, _beginning(tokenizer)),
         image=image,
         pad_id=tokenizer.pad_token_id,
         end_ids=(tokenizer.eos_token_id,),
