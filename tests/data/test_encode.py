@@ -385,6 +385,12 @@ def test_too_long() -> None:
         encode(sample("what?", "a"), replace(ports, context=len(fits) - 1))
 
 
+def test_a_question_too_long() -> None:
+    ports, asked = tiny_ports(), sample("what? " * 30)
+    with pytest.raises(DataError, match=r"the question has \d+ tokens, the model takes 95"):
+        encode_prompt(asked, ports)
+
+
 def test_pictures_for_a_model_that_takes_none() -> None:
     ports = replace(tiny_ports(), image=None)
     with pytest.raises(DataError, match="takes no pictures"):
