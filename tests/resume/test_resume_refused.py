@@ -43,7 +43,13 @@ def _stop_at(kind: str, step: int = 0, number: signal.Signals = signal.SIGTERM) 
     ],
 )
 def test_stops_in_every_phase_and_goes_on(
-    kind: str, step: int, saved: str | None, number: signal.Signals, tmp_path: Path, tiny_data: Path, finished_run: Path
+    kind: str,
+    step: int,
+    saved: str | None,
+    number: signal.Signals,
+    tmp_path: Path,
+    tiny_data: Path,
+    finished_run: Path,
 ) -> None:
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     recipe = tiny_recipe(tiny_data, tmp_path / "run")
@@ -85,7 +91,9 @@ def test_stops_inside_an_evaluation_and_measures_again(
     assert essence(tmp_path / "run") == essence(finished_run)
 
 
-def test_without_validation_an_early_stop_never_makes_untrained_weights_the_best(tmp_path: Path, tiny_data: Path) -> None:
+def test_without_validation_an_early_stop_never_makes_untrained_weights_the_best(
+    tmp_path: Path, tiny_data: Path
+) -> None:
     mapping = tiny_mapping(tiny_data, tmp_path / "run", train={"max_steps": 4})
     mapping["data"].pop("val")
     with pytest.raises(Interrupted):

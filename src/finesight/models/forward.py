@@ -31,7 +31,8 @@ class SupervisedForward:
     """
 
     def __init__(self, model: nn.Module, image: ImagePort | None) -> None:
-        self._model, self._image = model, image
+        self._model: Any = model
+        self._image = image
         self._last = _last_layer(model)
 
     def __call__(self, batch: Batch) -> Tensor:

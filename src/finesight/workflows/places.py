@@ -38,11 +38,19 @@ def model_place(model_or_run: str) -> str:
     if (place / "recipe.yaml").is_file():
         if not (place / "model" / "config.json").is_file():
             raise RunError(
-                "this run has no finished model", str(place), "finish it with `finesight train … --resume`, or name a checkpoint"
+                "this run has no finished model",
+                str(place),
+                "finish it with `finesight train … --resume`, or name a checkpoint",
             )
         return str(place / "model")
-    if not place.exists() and (place.is_absolute() or model_or_run.startswith((".", "runs/")) or model_or_run.count("/") != 1):
-        raise ModelError("there is no such run or model", model_or_run, "give a run's directory, a model folder or a hub id")
+    if not place.exists() and (
+        place.is_absolute() or model_or_run.startswith((".", "runs/")) or model_or_run.count("/") != 1
+    ):
+        raise ModelError(
+            "there is no such run or model",
+            model_or_run,
+            "give a run's directory, a model folder or a hub id",
+        )
     return model_or_run
 
 
