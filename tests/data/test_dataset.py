@@ -1,5 +1,7 @@
 """Splits, the policy for bad rows, fingerprints, and examples."""
 
+import base64
+import json
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from row_files import cell, csv_source, data, read, rows, tiny_ports, write_csv
+from picture_files import encode, gradient
+from PIL import Image
+from row_files import cell, csv_source, data, folder_source, png, read, rows, tiny_ports, write_csv
 
 from finesight.config.data import Data, Split, Transforms
 from finesight.core.batch import IGNORE
@@ -258,11 +262,7 @@ def test_transforms_change_training_pictures_alone(file: Path) -> None:
 
 
 def test_large_pictures_are_shrunk_before_their_transforms(tmp_path: Path) -> None:
-    from row_files import png
-
     picture = png(1, 90, 40)
-    import base64
-
     file = write_csv(tmp_path / "t.csv", [{"image": base64.b64encode(picture).decode(), "caption": "x"}])
     examples = examples_of(file, Transforms(brightness=1e-9))
     wanted = resize(load_picture(picture, "").image.reduce((2, 5)), 8, 8, "bicubic")
@@ -280,13 +280,44 @@ def test_a_copy_for_another_process(file: Path) -> None:
         assert (ours.pictures[0] == theirs.pictures[0]).all()
 
 
-def test_one_way_from_picture_to_model(file: Path) -> None:
-    """Training without transforms, evaluation and answering from the shell give the same bytes."""
-    examples = examples_of(file)
-    for index in range(0, 24, 7):
-        ours = examples[0, index].pictures[0].tobytes()
-        assert ours == examples.plain(index).pictures[0].tobytes()
-        assert ours == prepare_pictures(examples.samples[index], tiny_ports())[0].tobytes()
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+FORMS = {
+    "jpeg": lambda: encode(gradient(), "JPEG"),
+    "upside down": lambda: encode(gradient(), "JPEG", exif=_turned()),
+    "16 bits": lambda: encode(gradient()[..., 0].astype(np.uint16) * 257, "PNG"),
+    "transparent": lambda: encode(np.dstack([gradient(), gradient()[..., 0]]), "PNG"),
+    "cmyk": lambda: encode(Image.fromarray(gradient()).convert("CMYK"), "JPEG"),
+    "palette": lambda: encode(Image.fromarray(gradient()).convert("P"), "GIF"),
+    "one bit": lambda: encode(Image.fromarray(gradient()).convert("1"), "TIFF"),
+    "webp": lambda: encode(gradient(), "WEBP"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_way_from_picture_to_model(tmp_path: Path, form: str) -> None:
+    """A table, a folder, training without transforms, validation, and a picture from the shell give the same bytes."""
+    from finesight.workflows.generate import _sample
+
+    data_ = FORMS[form]()
+    (tmp_path / "a.png").write_bytes(data_)
+    text = base64.b64encode(data_).decode()
+    table = write_csv(
+        tmp_path / "t.csv", [{"image": text, "caption": "x"}, {"image": "a.png", "caption": "x"}]
+    )
+    (tmp_path / "rows.json").write_text(json.dumps([{"image": "a.png", "caption": "x"}]))
+    found = [examples_of(table)[3, 0], examples_of(table)[0, 1], examples_of(table).plain(0)]
+    samples, policy = read(folder_source(tmp_path))
+    found.append(ExampleSet(samples, tiny_ports(), policy)[0, 0])
+    pictures = [example.pictures[0] for example in found]
+    pictures += prepare_pictures(_sample(tmp_path / "a.png", None), tiny_ports())
+    wanted = resize(load_picture(data_, "").image, 8, 8, "bicubic")
+    assert len(pictures) == 5
+    assert all(picture.tobytes() == wanted.tobytes() for picture in pictures)
 
 
 def test_recipe_transforms_reach_the_transform() -> None:

@@ -314,6 +314,8 @@ def test_base64_round_trip(data: bytes) -> None:
         ("AA!A", "character 3, '!'"),
         ("data:image/png;base64,A\u00e9AA", "character 24, 'é'"),
         ("AA=AAA==", "character 3, '='"),
+        ("AA\u2028AA", "character 3, '\\u2028'"),
+        ("AA\x1cAA", "character 3, '\\x1c'"),
         ("data:image/png,AAAA", "data URI"),
         ("b'AAAA'", 'character 2, "\'"'),
     ],

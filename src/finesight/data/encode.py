@@ -43,20 +43,17 @@ def encode(sample: Sample, ports: Ports) -> EncodedText:
     Every answer is verified: its supervised tokens must decode to the answer and its end, character for character.
     """
     _check_words(sample, ports)
+    if sample.messages[0].role == "assistant":
+        raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
     text, spans = _rendered(sample, ports)
     if not spans:
         raise DataError(
             "there is no answer to learn from", str(sample.origin), "give it a turn of the assistant"
         )
-    encoding = ports.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoding = ports.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = np.asarray(encoding["input_ids"], dtype=np.int32)
     starts, ends = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    if len(tokens) > ports.context:
-        raise DataError(
-            f"the sample has {len(tokens)} tokens, the model takes {ports.context}",
-            str(sample.origin),
-            "shorten it, or raise the model's context",
-        )
+    _check_length("sample", len(tokens), ports.context, sample)
     targets = np.full(len(tokens), IGNORE, dtype=np.int32)
     for span in spans:
         inside = np.flatnonzero((starts >= span.begin) & (ends <= span.end))
@@ -65,6 +62,15 @@ def encode(sample: Sample, ports: Ports) -> EncodedText:
         learned = _to_its_end(inside, tokens, text, span, sample, ports)
         targets[learned - 1] = tokens[learned]
     return EncodedText(tokens, targets)
+
+
+def _check_length(what: str, length: int, most: int, sample: Sample) -> None:
+    if length > most:
+        raise DataError(
+            f"the {what} has {length} tokens, the model takes {most}",
+            str(sample.origin),
+            "shorten it, or raise the model's context",
+        )
 
 
 def _to_its_end(
@@ -207,7 +213,10 @@ def encode_prompt(sample: Sample, ports: Ports) -> np.ndarray:
     _check_words(sample, ports)
     turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
     text = _expand(_render(turns, True, sample, ports), ports, sample)
-    return np.asarray(ports.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+    encoding = ports.tokenizer(text, add_special_tokens=False, verbose=False)
+    tokens = np.asarray(encoding["input_ids"], dtype=np.int32)
+    _check_length("question", len(tokens), ports.context - 1, sample)  # an answer has one token at least
+    return tokens
 
 
 def sample_digest(sample: Sample) -> bytes:

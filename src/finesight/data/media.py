@@ -151,7 +151,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 _DATA_URI = re.compile(r"\s*data:[^,]{0,200},", re.IGNORECASE)
-_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/\-_\s]")
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/\-_\s]", re.ASCII)
 _TO_STANDARD = str.maketrans("-_", "+/", " \t\r\n\v\f")
 
 
