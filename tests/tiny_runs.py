@@ -45,7 +45,11 @@ def write_pictures(path: Path, pairs: int = 40) -> Path:
         rows.writerow(["image", "question", "answer", "kind"])
         for number in range(pairs):
             first, second = names[number % 7], names[(3 * number + number // 7) % 7]
-            asked = "Which colours?" if number % 3 else "Which two colours does this picture have, from left to right?"
+            asked = (
+                "Which colours?"
+                if number % 3
+                else "Which two colours does this picture have, from left to right?"
+            )
             told = first if first == second else f"{first}, {second}"
             data = base64.b64encode(picture_bytes(first, second)).decode()
             rows.writerow([data, asked, told + "!" * (number % 5), f"k{number % 2}"])
@@ -131,7 +135,9 @@ def _child(mapping: dict[str, Any], resume: bool, log: str) -> None:
     from finesight.workflows.train import train
 
     os.setpgid(0, 0)
-    multiprocessing.set_start_method("fork", force=True)  # of loader workers: each new fork server would load torch
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # of loader workers: each new fork server would load torch
     with open(log, "w", encoding="utf-8") as stream:
         os.dup2(stream.fileno(), 2)
     torch.set_num_threads(1)
@@ -192,7 +198,13 @@ def essence(folder: Path) -> dict[str, Any]:
     state["loop"].pop("seconds")
     results = json.loads((folder / "results.json").read_text())
     results.pop("seconds")
-    files = ["losses_log.csv", "samples.jsonl", "checkpoints/best", "checkpoints/last", "predictions/val.jsonl"]
+    files = [
+        "losses_log.csv",
+        "samples.jsonl",
+        "checkpoints/best",
+        "checkpoints/last",
+        "predictions/val.jsonl",
+    ]
     files += [f"checkpoints/{last}/{name}.safetensors" for name in ("model", "optimizer")]
     files += ["model/model.safetensors"]
     whole = {name: (folder / name).read_bytes() for name in files}

@@ -95,7 +95,9 @@ def test_asked_to_stop_between_steps(
 
 
 def test_ten_and_ten_steps_are_twenty(tmp_path: Path, tiny_data: Path) -> None:
-    whole, halves = (tiny_mapping(tiny_data, tmp_path / name, train={"max_steps": 20}) for name in ("whole", "halves"))
+    whole, halves = (
+        tiny_mapping(tiny_data, tmp_path / name, train={"max_steps": 20}) for name in ("whole", "halves")
+    )
     _complete(whole, resume=False)
     process = begin(halves)
     wait_for(lambda: steps_made(tmp_path / "halves") >= 9, process)
@@ -106,7 +108,9 @@ def test_ten_and_ten_steps_are_twenty(tmp_path: Path, tiny_data: Path) -> None:
 
 def test_rate_is_the_closed_form_over_interruptions(tmp_path: Path, tiny_data: Path) -> None:
     mapping = tiny_mapping(
-        tiny_data, tmp_path / "run", train={"max_steps": 24, "warmup": 0.25, "schedule": "cosine", "min_lr": 0.1}
+        tiny_data,
+        tmp_path / "run",
+        train={"max_steps": 24, "warmup": 0.25, "schedule": "cosine", "min_lr": 0.1},
     )
     for number, step in enumerate((4, 11, 17)):
         process = begin(mapping, resume=number > 0)

@@ -43,7 +43,13 @@ def _stop_at(kind: str, step: int = 0, number: signal.Signals = signal.SIGTERM) 
     ],
 )
 def test_stops_in_every_phase_and_goes_on(
-    kind: str, step: int, saved: str | None, number: signal.Signals, tmp_path: Path, tiny_data: Path, finished_run: Path
+    kind: str,
+    step: int,
+    saved: str | None,
+    number: signal.Signals,
+    tmp_path: Path,
+    tiny_data: Path,
+    finished_run: Path,
 ) -> None:
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     recipe = tiny_recipe(tiny_data, tmp_path / "run")
@@ -85,7 +91,9 @@ def test_stops_inside_an_evaluation_and_measures_again(
     assert essence(tmp_path / "run") == essence(finished_run)
 
 
-def test_without_validation_an_early_stop_never_makes_untrained_weights_the_best(tmp_path: Path, tiny_data: Path) -> None:
+def test_without_validation_an_early_stop_never_makes_untrained_weights_the_best(
+    tmp_path: Path, tiny_data: Path
+) -> None:
     mapping = tiny_mapping(tiny_data, tmp_path / "run", train={"max_steps": 4})
     mapping["data"].pop("val")
     with pytest.raises(Interrupted):
@@ -198,3 +206,19 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path: Path, tiny_data: Pat
     folder.write_text("a file")
     with pytest.raises(RunError, match="a file, not a directory"):
         train(tiny_recipe(tiny_data, folder))
+
+
+def test_a_checkpoint_that_is_damaged_costs_some_steps_and_nothing_else(
+    tmp_path: Path, tiny_data: Path, finished_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, folder = tiny_recipe(tiny_data, tmp_path / "run"), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(recipe, observer=_stop_at("step", 11))
+    (folder / "checkpoints" / "step-11" / "model.safetensors").write_bytes(b"damaged")
+    file = folder / "checkpoints" / "step-10" / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    train(recipe, resume=True)
+    assert "resumed after step 5 of 12" in caplog.text
+    assert "step-11 is not used: model.safetensors has 7 bytes" in caplog.text
+    assert "step-10 is not used: optimizer.safetensors is damaged" in caplog.text
+    assert essence(folder) == essence(finished_run)

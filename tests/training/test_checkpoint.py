@@ -23,7 +23,10 @@ from finesight.training.stopping import Best
 
 def _checkpoint(step: int, size: int = 10) -> Checkpoint:
     values = torch.arange(size, dtype=torch.float32) + step
-    tensors = {"model": {"a": values, "b": (values + 1).view(-1, 2).t()}, "optimizer": {"a/exp_avg": values * 2}}
+    tensors = {
+        "model": {"a": values, "b": (values + 1).view(-1, 2).t()},
+        "optimizer": {"a/exp_avg": values * 2},
+    }
     return Checkpoint(step, tensors, {"loop": {"evaluated": step}})
 
 
@@ -33,7 +36,9 @@ def store(tmp_path: Path) -> Checkpoints:
 
 
 def _steps(tmp_path: Path) -> list[int]:
-    return sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step-*") if path.name[5:].isdigit())
+    return sorted(
+        int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step-*") if path.name[5:].isdigit()
+    )
 
 
 def test_what_is_read_is_what_was_saved(store: Checkpoints, tmp_path: Path) -> None:
@@ -199,7 +204,11 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
 )
 @pytest.mark.parametrize("place", ["save_file", "write_json"])
 def test_a_disk_that_fills_up_while_saving(
@@ -219,7 +228,9 @@ def test_a_disk_that_fills_up_while_saving(
     assert load_checkpoint(store.best_or_last()).step == 1
 
 
-def test_another_error_while_saving_stays_what_it_is(store: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_while_saving_stays_what_it_is(
+    store: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "save_file", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
     with pytest.raises(PermissionError):
         store.save(_checkpoint(2), best=True)
@@ -232,7 +243,9 @@ def test_the_disk_is_checked_before_the_first_step(
 
     asked: list[int] = []
     plain = Checkpoints.check_space
-    monkeypatch.setattr(Checkpoints, "check_space", lambda self, needed: (asked.append(needed), plain(self, needed)))
+    monkeypatch.setattr(
+        Checkpoints, "check_space", lambda self, needed: (asked.append(needed), plain(self, needed))
+    )
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(10**9, 0, 2_000_000))
     with pytest.raises(RunError, match="the disk is full"):
         train(tiny_recipe(tiny_data, tmp_path / "run"))
@@ -248,7 +261,9 @@ def test_the_disk_is_checked_before_the_first_step(
 def test_a_small_disk(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], check=False
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         store = Checkpoints(folder / "checkpoints", Notices())
@@ -257,7 +272,9 @@ def test_a_small_disk(tmp_path: Path) -> None:
         for free_check in (True, False):
             if not free_check:  # somebody else fills the disk after it was looked at
                 store.check_space = lambda needed: None  # type: ignore[method-assign]
-            with pytest.raises(RunError, match=r"the disk is full: [\d,]+ bytes are needed, [\d,]+ bytes are free"):
+            with pytest.raises(
+                RunError, match=r"the disk is full: [\d,]+ bytes are needed, [\d,]+ bytes are free"
+            ):
                 store.save(_checkpoint(2, 50_000), best=True)
             assert load_checkpoint(store.best_or_last()).step == 1
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best", "last", "step-1"]

@@ -30,9 +30,17 @@ class Bench:
         self.values = iter(values or [])
         model = TwoLayers(dropout=0.1)
         optimizer = build_optimizer(model, Train(max_steps=1))
-        step = Step(model, supervised_logits(model), optimizer, Precision("fp32", "cpu"), 1.0, 0, torch.device("cpu"))
+        step = Step(
+            model, supervised_logits(model), optimizer, Precision("fp32", "cpu"), 1.0, 0, torch.device("cpu")
+        )
         self.model = model
-        settings = {"steps": 6, "steps_per_epoch": 4, "evaluate_every": 2, "save_every": 3, "measure": "val_loss"} | times
+        settings = {
+            "steps": 6,
+            "steps_per_epoch": 4,
+            "evaluate_every": 2,
+            "save_every": 3,
+            "measure": "val_loss",
+        } | times
         self.times = Timetable(**settings)
         self.loop = Loop(
             step=step,
@@ -144,7 +152,9 @@ def test_asked_to_stop_it_saves_and_goes_on_where_it_was(at: int) -> None:
     state = LoopState.restored(at, bench.saved[at])
     bench.run(state)
     assert [report.loss for report in bench.reports] == [report.loss for report in whole.reports]
-    assert [(e.step, e.values, e.best) for e in bench.evaluations] == [(e.step, e.values, e.best) for e in whole.evaluations]
+    assert [(e.step, e.values, e.best) for e in bench.evaluations] == [
+        (e.step, e.values, e.best) for e in whole.evaluations
+    ]
 
 
 def test_asked_inside_an_evaluation_it_saves_and_measures_again() -> None:

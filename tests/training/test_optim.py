@@ -58,7 +58,9 @@ def test_a_frozen_parameter_is_bit_equal_even_with_gradients_of_zero() -> None:
     model.hidden.requires_grad_(False)
     before = {name: value.clone() for name, value in model.named_parameters()}
     optimizer = build_optimizer(model, Train(max_steps=1, weight_decay=0.1))
-    step = Step(model, supervised_logits(model), optimizer, Precision("fp32", "cpu"), 1.0, 0, torch.device("cpu"))
+    step = Step(
+        model, supervised_logits(model), optimizer, Precision("fp32", "cpu"), 1.0, 0, torch.device("cpu")
+    )
     for parameter in model.hidden.parameters():
         parameter.grad = torch.zeros_like(parameter)
     for number, window in enumerate(windows(0, 50), 1):

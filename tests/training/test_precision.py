@@ -36,7 +36,9 @@ def test_bf16_computes_in_bf16_and_keeps_weights_gradients_and_state_in_fp32() -
     model, seen = TwoLayers(), []
     optimizer = build_optimizer(model, Train(max_steps=1))
     model.head.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
-    step = Step(model, supervised_logits(model), optimizer, Precision("bf16", "cpu"), 1.0, 0, torch.device("cpu"))
+    step = Step(
+        model, supervised_logits(model), optimizer, Precision("bf16", "cpu"), 1.0, 0, torch.device("cpu")
+    )
     losses = [step(window, number, 1e-2).loss for number, window in enumerate(list(windows(0, 1)) * 30, 1)]
     assert set(seen) == {torch.bfloat16}
     assert losses[-1] < losses[0] / 2
@@ -50,7 +52,9 @@ def test_small_steps_are_not_lost_in_bf16() -> None:
         model.norm.weight.fill_(1.0)
     before = model.norm.weight.clone()
     optimizer = build_optimizer(model, Train(max_steps=1))
-    step = Step(model, supervised_logits(model), optimizer, Precision("bf16", "cpu"), 1.0, 0, torch.device("cpu"))
+    step = Step(
+        model, supervised_logits(model), optimizer, Precision("bf16", "cpu"), 1.0, 0, torch.device("cpu")
+    )
     for number, window in enumerate(windows(0, 20), 1):
         step(window, number, 1e-4)  # far below bf16's spacing of 2⁻⁸ at 1
     assert float((model.norm.weight - before).detach().abs().max()) > 1e-4

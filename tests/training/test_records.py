@@ -39,7 +39,9 @@ def test_shapes(run: RunDirectory) -> None:
     assert steps[0].keys() == {
         "step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens", "supervised_tokens", "seconds",
     }  # fmt: skip
-    assert steps[3:] == [{"step": 5, "split": "val", "name": n, "value": v} for n, v in (("val_loss", 0.5), ("cider", 0.25))]
+    assert steps[3:] == [
+        {"step": 5, "split": "val", "name": n, "value": v} for n, v in (("val_loss", 0.5), ("cider", 0.25))
+    ]
     assert run.losses.read_text().splitlines()[0] == "epoch,step,train_loss,val_loss"
     assert run.losses.read_text().splitlines()[-1] == "0.5,5,0.2,0.5"
     assert run.timing.read_text().splitlines()[0] == "step,data,forward,backward,optimizer,total"
@@ -55,7 +57,9 @@ def test_a_number_that_is_not_finite_is_still_json(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize(("step", "evaluated"), [(10, True), (10, False), (7, False), (0, False), (3, False)])
-def test_rewound_and_written_again_it_is_the_same(step: int, evaluated: bool, run: RunDirectory, tmp_path: Path) -> None:
+def test_rewound_and_written_again_it_is_the_same(
+    step: int, evaluated: bool, run: RunDirectory, tmp_path: Path
+) -> None:
     other = RunDirectory(tmp_path / "other")
     _write(Records(other, 3, True), 1, 14)
     _write(Records(run, 3, True), 1, 12)

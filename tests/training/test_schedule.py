@@ -16,7 +16,9 @@ def test_warmup_rises_to_the_peak_and_cosine_falls_to_the_floor() -> None:
     assert schedule.rate(100) == pytest.approx(2e-4, rel=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "middle", "end"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.0), ("cosine", 0.5, 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "middle", "end"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.0), ("cosine", 0.5, 0.0)]
+)
 def test_kinds(kind: str, middle: float, end: float) -> None:
     schedule = Schedule(1.0, 40, 0, kind)
     assert schedule.rate(20) == pytest.approx(middle, abs=1e-12)
@@ -29,7 +31,9 @@ def test_rate_depends_on_nothing_but_the_step() -> None:
     assert [again.rate(step) for step in range(50, 0, -1)][::-1] == forwards
 
 
-@pytest.mark.parametrize(("warmup", "steps", "expected"), [(0.03, 100, 3), (0.03, 101, 4), (0.0, 9, 0), (0, 9, 0), (7, 9, 7)])
+@pytest.mark.parametrize(
+    ("warmup", "steps", "expected"), [(0.03, 100, 3), (0.03, 101, 4), (0.0, 9, 0), (0, 9, 0), (7, 9, 7)]
+)
 def test_warmup_is_a_share_or_a_number_of_steps(warmup: float, steps: int, expected: int) -> None:
     assert warmup_steps(warmup, steps) == expected
 

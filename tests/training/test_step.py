@@ -32,7 +32,9 @@ def _by_hand(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor
             target = int(targets_BT[row, position])
             if target != IGNORE:
                 scores = logits_BTV[row, position]
-                total = total + torch.log(torch.exp(scores - scores.max()).sum()) + scores.max() - scores[target]
+                total = (
+                    total + torch.log(torch.exp(scores - scores.max()).sum()) + scores.max() - scores[target]
+                )
     return total
 
 
@@ -67,7 +69,9 @@ def test_loss_and_gradients_of_a_llava_equal_the_sum_written_by_hand(tiny_data: 
     assert relative(recorder.seen, list(expected)) <= 1e-10
 
 
-def _accumulated(model: TwoLayers | object, forward: object, parts: list[tuple]) -> list[tuple[float, list[torch.Tensor]]]:
+def _accumulated(
+    model: TwoLayers | object, forward: object, parts: list[tuple]
+) -> list[tuple[float, list[torch.Tensor]]]:
     step, recorder = recording_step(model, forward)
     found = []
     for number, window in enumerate(parts, 1):
@@ -79,7 +83,9 @@ def _accumulated(model: TwoLayers | object, forward: object, parts: list[tuple])
 # RELIABILITY's measured spread: 2e-7 in fp32, 5e-16 in fp64; a mean of means is off by 0.45
 @pytest.mark.proof
 @pytest.mark.parametrize(("dtype", "gate"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-def test_accumulation_changes_nothing(dtype: torch.dtype, gate: float, tiny_data: Path, tmp_path: Path) -> None:
+def test_accumulation_changes_nothing(
+    dtype: torch.dtype, gate: float, tiny_data: Path, tmp_path: Path
+) -> None:
     recipe = tiny_recipe(tiny_data, tmp_path, data={"transforms": {}})
     prepared = prepare(recipe, Notices())
     model, examples = prepared.model.to(dtype).eval(), prepared.splits["train"]  # 32 rows
@@ -87,7 +93,8 @@ def test_accumulation_changes_nothing(dtype: torch.dtype, gate: float, tiny_data
     assert order.steps_per_epoch == 4
     forward = SupervisedForward(model, prepared.ports.image)
     found = {
-        micro: _accumulated(model, forward, list(data_windows(examples, order, 0, 5, micro, 0))) for micro in (9, 5, 4, 2, 1)
+        micro: _accumulated(model, forward, list(data_windows(examples, order, 0, 5, micro, 0)))
+        for micro in (9, 5, 4, 2, 1)
     }
     for micro, steps in found.items():
         for (loss, gradients), (whole_loss, whole) in zip(steps, found[9], strict=True):
