@@ -25,7 +25,7 @@ class Columns(Section):
     image: str | None = None
     """Column of the picture: base64 text or a path below `root`."""
     question: str | None = None
-    """Column of the question; without one the recipe's `prompt` is asked."""
+    """Column of the question; not used where the source has a `prompt`, which may put it in by `{name}`."""
     answer: str | None = None
     """Column of the answer or caption."""
     id: str | None = None
@@ -42,7 +42,7 @@ class SourceBase(Section):
     columns: Columns = Columns()
     """Names of the columns."""
     prompt: str | None = None
-    """What is asked of each picture. `{name}` puts in that column's text."""
+    """What is asked of each picture. `{name}` puts in that column's text, `{{` and `}}` are braces."""
     where: dict[str, Wanted] = Field(default_factory=dict)
     """Only rows whose column has this value (or one of these)."""
     tags: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class CsvSource(SourceBase):
     """Kind of the source."""
     root: str | None = None
     """Folder that picture paths are relative to; the file's own folder where absent."""
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
     """Character between columns; a tab for `.tsv`, else a comma."""
 
 
@@ -97,9 +97,18 @@ class Split(Section):
         Annotated[Ratio, Tag("a share")] | Annotated[ByColumn, Tag("a mapping")],
         Discriminator(_share_or_column),
     ]
-    """Share of the samples (or of the groups), or a column and its values."""
+    """Share of all samples that `train` names, or a column and its values."""
     group: str | None = None
-    """Column whose values stay on one side; the source's `group` where absent."""
+    """Column whose values stay on one side of a share; the source's `group` where absent."""
+
+    @model_validator(mode="after")
+    def _group_needs_a_share(self) -> "Split":
+        if self.group is not None and isinstance(self.split, ByColumn):
+            raise Inconsistent(
+                "`group` has a meaning only with a share: the column alone says which row is on which side",
+                "take `group` out, or give `split` a share such as 0.1",
+            )
+        return self
 
 
 def _samples(value: Any) -> str:

@@ -57,7 +57,7 @@ class Sample:
     """One training or evaluation item.
 
     `references` are the answers that an evaluation compares with; `tags` slice scores; `group` names what must
-    stay on one side of a split and what a bootstrap resamples (the sample's id where no group was asked for).
+    stay on one side of a split and what a bootstrap resamples (empty: the sample alone).
     """
 
     id: str

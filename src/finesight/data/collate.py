@@ -31,7 +31,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     )
 
 
-def collate_prompts(prompts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], pad_id: int) -> dict[str, torch.Tensor]:
+def collate_prompts(
+    prompts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], pad_id: int
+) -> dict[str, torch.Tensor]:
     """Inputs of generation: prompts padded on the LEFT, so that every answer begins at the same position."""
     longest = max(len(prompt) for prompt in prompts)
     tokens = np.full((len(prompts), longest), pad_id, dtype=np.int64)

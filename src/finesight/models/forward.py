@@ -1,42 +1,100 @@
 """A model's forward pass for learning: logits at supervised positions only.
 
-N supervised positions of a batch, in row-major order; V tokens in the vocabulary; H hidden size; B, T as in `core.batch`.
+N supervised positions of a batch, in row-major order; V tokens in the vocabulary; H hidden size; B, T as in
+`core.batch`.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from finesight.core.batch import IGNORE, Batch
 from finesight.core.ports import ImagePort
+
+_PRE_NORM_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer)
+"""Decoder layers y = x + attention(norm(x)), then y + mlp(norm(y)): only the attention mixes positions."""
 
 
 class SupervisedForward:
     """Calls a `transformers` model and returns logits (N, V) of the supervised positions.
 
-    The rows are selected from the hidden states just before the output embeddings, by a hook on these: the positions
-    that nothing is learned from (pictures, questions, padding) never meet the vocabulary. The model is left as it is.
+    Rows that nothing is learned from (pictures, questions, padding) are left out where no other row needs them any
+    more, by hooks that are there during the call alone: always before the output embeddings; in the last decoder layer,
+    where it is of a known form, right after its attention, which reads the keys and values of all rows.
     """
 
     def __init__(self, model: nn.Module, image: ImagePort | None) -> None:
         self._model, self._image = model, image
+        self._last = _last_layer(model)
 
     def __call__(self, batch: Batch) -> Tensor:
+        """Logits (N, V) of a batch on the model's device."""
         inputs = float_pictures(batch.inputs, self._image)
-        with _kept_rows(self._model.get_output_embeddings(), batch.targets != IGNORE):
-            return self._model(**inputs, use_cache=False).logits
+        keep = batch.targets != IGNORE
+        # a checkpointed layer runs again in the backward pass, when the hooks are gone
+        last = self._last if self._last is not None and not self._last.gradient_checkpointing else None
+        rows = (
+            _rows_of_head(self._model.get_output_embeddings(), keep)
+            if last is None
+            else _rows_of_layer(last, keep)
+        )
+        with rows:
+            logits: Tensor = self._model(**inputs, use_cache=False).logits  # (N, V) or (1, N, V)
+        return logits.flatten(0, -2)
+
+
+def _last_layer(model: nn.Module) -> Any:
+    """The last decoder layer, where its form is known."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _PRE_NORM_LAYERS)]
+    return layers[-1] if layers else None
 
 
 @contextmanager
-def _kept_rows(head: nn.Module, keep: Tensor) -> Iterator[None]:
+def _rows_of_head(head: nn.Module, keep: Tensor) -> Iterator[None]:
     """While open, `head` sees only the rows (N, H) of its input (B, T, H) that the mask `keep` (B, T) marks."""
 
     def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (arguments[0][keep], *arguments[1:])
 
-    handle = head.register_forward_pre_hook(select)
+    with _removed(head.register_forward_pre_hook(select)):
+        yield
+
+
+@contextmanager
+def _rows_of_layer(layer: Any, keep: Tensor) -> Iterator[None]:
+    """While open, `layer` gives only the rows (1, N, H) that the mask `keep` (B, T) marks, of its output (B, T, H).
+
+    Its residual path begins with these rows; its first norm, and so its attention, still gets all of them.
+    """
+    whole: list[Tensor] = []
+
+    def enter(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        whole.append(arguments[0])
+        return (arguments[0][keep][None], *arguments[1:])
+
+    def restore(_: nn.Module, __: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (whole.pop(),)
+
+    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][keep][None],)
+
+    with (
+        _removed(layer.register_forward_pre_hook(enter)),
+        _removed(layer.input_layernorm.register_forward_pre_hook(restore)),
+        _removed(layer.self_attn.o_proj.register_forward_pre_hook(select)),
+    ):
+        yield
+
+
+@contextmanager
+def _removed(handle: RemovableHandle) -> Iterator[None]:
     try:
         yield
     finally:
@@ -48,6 +106,8 @@ def float_pictures(inputs: Mapping[str, Tensor], image: ImagePort | None) -> dic
     ready = dict(inputs)
     if image is not None and "pixel_values" in ready:
         levels = ready["pixel_values"]
-        mean, std = (torch.tensor(value, device=levels.device).view(1, -1, 1, 1) for value in (image.mean, image.std))
+        mean, std = (
+            torch.tensor(value, device=levels.device).view(1, -1, 1, 1) for value in (image.mean, image.std)
+        )
         ready["pixel_values"] = (levels.float() / 255 - mean) / std
     return ready

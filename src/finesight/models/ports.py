@@ -49,15 +49,24 @@ def _image_port(processor: Any, tokens_per_image: int) -> ImagePort:
     )
 
 
+def _beginning(tokenizer: Any) -> str:
+    """The token that this tokenizer puts before every text, if any; some templates write it, some leave it out."""
+    if tokenizer.bos_token_id is None or tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        return ""
+    return str(tokenizer.bos_token)
+
+
 @dataclass(frozen=True)
 class _Render:
     """A processor's chat template; a class, so that a loader's worker that is not forked can be sent it."""
 
     processor: Any
+    begin: str
 
     def __call__(self, messages: Sequence[Message], ask: bool) -> str:
         turns = as_conversation(messages)
-        return str(self.processor.apply_chat_template(turns, add_generation_prompt=ask, tokenize=False))
+        text = str(self.processor.apply_chat_template(turns, add_generation_prompt=ask, tokenize=False))
+        return text if text.startswith(self.begin) else self.begin + text
 
 
 def ports_of(processor: Any, config: Any) -> Ports:
@@ -70,7 +79,7 @@ def ports_of(processor: Any, config: Any) -> Ports:
     described = [tokenizer.backend_tokenizer.to_str(), processor.chat_template, vars(image)]
     return Ports(
         tokenizer=tokenizer,
-        render=_Render(processor),
+        render=_Render(processor, _beginning(tokenizer)),
         image=image,
         pad_id=tokenizer.pad_token_id,
         end_ids=(tokenizer.eos_token_id,),

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 
 from finesight.core.errors import RecipeError
+from finesight.runtime.memory import keep_freed_memory
 from finesight.runtime.notices import Notices
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -25,6 +26,8 @@ def choose_device(asked: DeviceName, notices: Notices, threads: int | None = Non
         raise RecipeError(f"there is no {asked} device", "run.device", f"use one of: auto, {have}; `finesight doctor` tells more")
     if threads is not None:
         torch.set_num_threads(threads)
+    if name == "cpu":
+        keep_freed_memory()
     if asked == "auto" and name == "cpu":
         notices.add("device", f"no GPU was found: it computes on the CPU with {torch.get_num_threads()} threads")
     return torch.device(name)

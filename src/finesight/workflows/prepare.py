@@ -10,7 +10,6 @@ import torch
 from finesight.config.recipe import Recipe
 from finesight.core.events import Observer
 from finesight.core.ports import Ports
-from finesight.core.sample import Text
 from finesight.data.dataset import ExampleSet, Policy, SampleSet, read_splits, transform_of
 from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze
@@ -101,7 +100,7 @@ def _model(recipe: Recipe, train: SampleSet) -> LoadedModel:
         return find_model(recipe.model.pretrained).loaded
     scratch = recipe.model.scratch
     assert scratch is not None
-    words = (part.text for index in range(len(train)) for turn in train[index].messages for part in turn.parts if isinstance(part, Text))
+    words = (turn.text for index in range(len(train)) for turn in train.words(index).messages)
     processor = build_processor(scratch, words)
     model = build_model(scratch, processor, recipe.run.seed)
     return LoadedModel(model, processor, ports_of(processor, model.config))
