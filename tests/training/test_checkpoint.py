@@ -221,7 +221,7 @@ def test_a_disk_that_fills_up_while_saving(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, place, fail)
-        with pytest.raises(RunError, match="the disk is full: .* bytes are needed, .* bytes are free"):
+        with pytest.raises(RunError, match=r"the disk is full: .* bytes are needed, .* bytes are free"):
             store.save(_checkpoint(2), best=True)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last", "step-1"]
     assert store.named("last") == "step-1"

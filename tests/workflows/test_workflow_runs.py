@@ -31,7 +31,8 @@ def _json(path: Path) -> Any:
 def test_every_file_of_the_layout_is_there(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()} - {".lock"}
     assert names == {
-        "recipe.yaml", "environment.json", "log.txt", "metrics.jsonl", "samples.jsonl", "losses_log.csv", "timing_logs.csv",
+        "recipe.yaml", "environment.json", "log.txt", "metrics.jsonl", "samples.jsonl",
+        "losses_log.csv", "timing_logs.csv",
         "loss_curve.png", "timing_curve.png", "checkpoints", "predictions", "results.json", "model", "plan.json",
         "report.html", "faults.csv", "notices.json", "pictures",
     }  # fmt: skip

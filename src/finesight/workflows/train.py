@@ -167,6 +167,7 @@ class _Session:
         if newest is None:
             self._check_space()
             self._records.rewind(0, False)
+            _log.info("begins at step 1 of %d", self._steps)
             return LoopState()
         saved = load_checkpoint(newest)
         restore_model(self._prepared.model, saved.tensors["model"], str(newest))
