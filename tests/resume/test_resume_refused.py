@@ -208,7 +208,9 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path: Path, tiny_data: Pat
         train(tiny_recipe(tiny_data, folder))
 
 
-@pytest.mark.parametrize(("damaged", "begins"), [(1, "resumed after step 10 of 12"), (2, "begins at step 1 of 12")])
+@pytest.mark.parametrize(
+    ("damaged", "begins"), [(1, "resumed after step 10 of 12"), (2, "begins at step 1 of 12")]
+)
 def test_a_damaged_checkpoint_costs_some_steps_and_nothing_else(
     damaged: int,
     begins: str,

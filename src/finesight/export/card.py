@@ -6,7 +6,7 @@ from typing import Any
 from finesight.config.recipe import Recipe
 from finesight.core.prediction import Score
 
-_LOAD = '''```python
+_LOAD = """```python
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -17,7 +17,7 @@ text = processor.apply_chat_template([turn], add_generation_prompt=True)
 inputs = processor(images=Image.open("picture.png").convert("RGB"), text=text, return_tensors="pt")
 answer = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
 print(processor.batch_decode(answer, skip_special_tokens=True)[0])
-```'''
+```"""
 
 
 def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:
@@ -39,7 +39,8 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score]
     if scores:
         lines += ["| split | slice | score | value | 95 % interval | samples |", "|---|---|---|---|---|---|"]
         lines += [
-            f"| {s.split} | {s.slice} | {s.name} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} | {s.count} |" for s in scores
+            f"| {s.split} | {s.slice} | {s.name} | {s.value:.3f} | {s.low:.3f} to {s.high:.3f} | {s.count} |"
+            for s in scores
         ]
         lines.append("")
     return "\n".join([*lines, "## Load it without finesight", "", _LOAD, ""])

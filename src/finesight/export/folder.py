@@ -12,7 +12,9 @@ from finesight.models.quiet import no_progress_bars
 from finesight.runtime.files import TEMPORARY, sync_directory, sync_file, told_when_full, write_text
 
 
-def save_folder(folder: Path, model: Any, processor: Any, ports: Ports, generation: Generation, card: str) -> None:
+def save_folder(
+    folder: Path, model: Any, processor: Any, ports: Ports, generation: Generation, card: str
+) -> None:
     """Write the whole folder under a temporary name, then rename it into place; an older one is replaced."""
     temporary = folder.with_name(folder.name + TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)

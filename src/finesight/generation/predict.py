@@ -21,9 +21,13 @@ from finesight.training.step import evaluating
 
 
 def answer(
-    model: Any, ports: Ports, prompts: Sequence[np.ndarray], pictures: Sequence[np.ndarray], config: GenerationConfig
+    model: Any,
+    ports: Ports,
+    prompts: Sequence[np.ndarray],
+    pictures: Sequence[np.ndarray],
+    config: GenerationConfig,
 ) -> list[str]:
-    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order; no gradient is kept."""
+    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order; without gradients."""
     inputs = float_pictures(collate_prompts(prompts, pictures, ports.pad_id), ports.image)
     device = next(model.parameters()).device
     moved = {name: tensor.to(device) for name, tensor in inputs.items()}

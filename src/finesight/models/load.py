@@ -30,12 +30,16 @@ def load_processor(place: str) -> tuple[Any, Any]:
         raise ModelError(f"no model can be read there: {_first_line(error)}", place, _cure(place)) from error
     if config.model_type != "llava":
         raise ModelError(
-            f"it is of the family `{config.model_type}`, which cannot be used yet", place, "use a model of the LLaVA family"
+            f"it is of the family `{config.model_type}`, which cannot be used yet",
+            place,
+            "use a model of the LLaVA family",
         )
     try:
         return config, AutoProcessor.from_pretrained(place)
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"its processor cannot be read: {_first_line(error)}", place, _cure(place)) from error
+        raise ModelError(
+            f"its processor cannot be read: {_first_line(error)}", place, _cure(place)
+        ) from error
 
 
 def load_model(place: str) -> LoadedModel:
@@ -50,7 +54,9 @@ def load_model(place: str) -> LoadedModel:
         raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error
     wrong = [f"{kind}: {', '.join(map(str, sorted(facts[kind])[:5]))}" for kind in _WRONG if facts.get(kind)]
     if wrong:
-        raise ModelError(f"its weights do not fit its configuration ({'; '.join(wrong)})", place, "save the model again")
+        raise ModelError(
+            f"its weights do not fit its configuration ({'; '.join(wrong)})", place, "save the model again"
+        )
     return LoadedModel(model, processor, ports_of(processor, config))
 
 
@@ -61,7 +67,9 @@ _WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys")
 def build_from_config(place: str) -> LoadedModel:
     """The model of a folder without weights (a checkpoint's skeleton), with random values."""
     config, processor = load_processor(place)
-    return LoadedModel(AutoModelForImageTextToText.from_config(config), processor, ports_of(processor, config))
+    return LoadedModel(
+        AutoModelForImageTextToText.from_config(config), processor, ports_of(processor, config)
+    )
 
 
 def _first_line(error: BaseException) -> str:

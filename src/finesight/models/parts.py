@@ -58,7 +58,9 @@ def freeze(model: nn.Module, parts: Sequence[PartName]) -> list[str]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) not in parts and name not in unused)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ModelError("every part is frozen, so nothing can learn", "model.freeze", "leave one part out of the list")
+        raise ModelError(
+            "every part is frozen, so nothing can learn", "model.freeze", "leave one part out of the list"
+        )
     return sorted(unused)
 
 

@@ -21,7 +21,14 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from finesight.config.model import Scratch
 
-PAD, IMAGE, USER, ASSISTANT, SYSTEM, END = "<pad>", "<image>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
+PAD, IMAGE, USER, ASSISTANT, SYSTEM, END = (
+    "<pad>",
+    "<image>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
@@ -113,6 +120,8 @@ def build_model(scratch: Scratch, processor: LlavaProcessor, seed: int) -> Llava
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
-        eos_token_id=processor.tokenizer.eos_token_id, pad_token_id=processor.tokenizer.pad_token_id, do_sample=False
+        eos_token_id=processor.tokenizer.eos_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        do_sample=False,
     )
     return model

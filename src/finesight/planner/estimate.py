@@ -25,11 +25,26 @@ class Cost:
 
 
 def predict_cost(
-    *, pass_seconds: float, peak_bytes: int, trainable: int, steps: int, samples: int, tokens: int, supervised: int
+    *,
+    pass_seconds: float,
+    peak_bytes: int,
+    trainable: int,
+    steps: int,
+    samples: int,
+    tokens: int,
+    supervised: int,
 ) -> Cost:
     """The cost of `steps`, from a forward and backward pass that took `pass_seconds` and peaked at `peak_bytes`.
 
     The pass made no optimizer state: AdamW's is added. `tokens` and `supervised` are of the whole run. Evaluations and
     the updates themselves are not in the time.
     """
-    return Cost(peak_bytes + ADAM_BYTES * trainable, pass_seconds * steps, pass_seconds, steps, samples, tokens, supervised)
+    return Cost(
+        peak_bytes + ADAM_BYTES * trainable,
+        pass_seconds * steps,
+        pass_seconds,
+        steps,
+        samples,
+        tokens,
+        supervised,
+    )

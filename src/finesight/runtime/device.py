@@ -23,13 +23,19 @@ def choose_device(asked: DeviceName, notices: Notices, threads: int | None = Non
         name = asked
     else:
         have = ", ".join(name for name, works in there.items() if works)
-        raise RecipeError(f"there is no {asked} device", "run.device", f"use one of: auto, {have}; `finesight doctor` tells more")
+        raise RecipeError(
+            f"there is no {asked} device",
+            "run.device",
+            f"use one of: auto, {have}; `finesight doctor` tells more",
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     if name == "cpu":
         keep_freed_memory()
     if asked == "auto" and name == "cpu":
-        notices.add("device", f"no GPU was found: it computes on the CPU with {torch.get_num_threads()} threads")
+        notices.add(
+            "device", f"no GPU was found: it computes on the CPU with {torch.get_num_threads()} threads"
+        )
     return torch.device(name)
 
 

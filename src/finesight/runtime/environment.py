@@ -9,7 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("finesight", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pydantic")
+_LIBRARIES = (
+    "finesight",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "pydantic",
+)
 _SECRET = re.compile(r"(?i)token(?![a-z])|secret|passw|api[_-]?key|credential")
 """Names of what must not be told; `max_new_tokens` and `tokenizer` are none."""
 
@@ -48,11 +57,16 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the folder that the command ran in, and whether it had changes; None outside a checkout."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -60,7 +74,12 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def describe_machine() -> dict[str, Any]:
     """Processor, cores and memory."""
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "memory_bytes": pages}
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": pages,
+    }
 
 
 def _processor() -> str:

@@ -40,7 +40,11 @@ def told_when_full(path: Path, needed: int | None = None) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         # safetensors wraps the system's error in words: "… (os error 28)"
-        full = error.errno in _FULL if isinstance(error, OSError) else any(f"(os error {n})" in str(error) for n in _FULL)
+        full = (
+            error.errno in _FULL
+            if isinstance(error, OSError)
+            else any(f"(os error {n})" in str(error) for n in _FULL)
+        )
         if not full:
             raise
         raise disk_full(path, needed) from error

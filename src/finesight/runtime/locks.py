@@ -18,7 +18,9 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunError(
-            "another process is working on this run", str(path.parent), "wait for it, stop it, or give this run another name"
+            "another process is working on this run",
+            str(path.parent),
+            "wait for it, stop it, or give this run another name",
         ) from None
     try:
         yield

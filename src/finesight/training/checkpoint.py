@@ -115,7 +115,9 @@ class Checkpoints:
             if name and broken is None:
                 return self._folder / name
             if broken:
-                self._notices.add("broken", f"the {pointer} checkpoint {self._folder / (name or '')} is not used: {broken}")
+                self._notices.add(
+                    "broken", f"the {pointer} checkpoint {self._folder / (name or '')} is not used: {broken}"
+                )
         raise RunError("no checkpoint is whole", str(self._folder), "resume the run, or train it again")
 
     def _write(self, name: str, checkpoint: Checkpoint) -> None:
@@ -133,7 +135,9 @@ class Checkpoints:
                     sync_file(file)
                 write_json(temporary / _STATE, {"step": checkpoint.step, **checkpoint.state})
                 written = sorted(temporary.iterdir())
-                files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
+                files = {
+                    path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written
+                }
                 write_json(temporary / _MANIFEST, {"format": FORMAT, "step": checkpoint.step, "files": files})
                 sync_directory(temporary)
                 os.replace(temporary, self._folder / name)

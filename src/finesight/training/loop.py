@@ -21,7 +21,8 @@ class StopAsked(Exception):
 class Saver(Protocol):
     """Writes a checkpoint of the whole run; `best` where it is the best so far."""
 
-    def __call__(self, state: Mapping[str, Any], step: int, best: bool) -> None: ...
+    def __call__(self, state: Mapping[str, Any], step: int, best: bool) -> None:
+        """Write it."""
 
 
 @dataclass
@@ -37,7 +38,12 @@ class LoopState:
 
     def saved(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
-        return {"evaluated": self.evaluated, "best": self.best.state(), "seconds": self.seconds, "loss": self.loss}
+        return {
+            "evaluated": self.evaluated,
+            "best": self.best.state(),
+            "seconds": self.seconds,
+            "loss": self.loss,
+        }
 
     @classmethod
     def restored(cls, step: int, saved: Mapping[str, Any]) -> "LoopState":
@@ -136,7 +142,12 @@ class Loop:
         result = self.step(window, number, rate)
         total = time.perf_counter() - began
         state.step, state.seconds, state.loss = number, state.seconds + total, result.loss
-        phases = {"data": waited, "forward": result.forward, "backward": result.backward, "optimizer": result.optimizer}
+        phases = {
+            "data": waited,
+            "forward": result.forward,
+            "backward": result.backward,
+            "optimizer": result.optimizer,
+        }
         return StepReport(
             step=number,
             steps=self.timetable.steps,
@@ -155,5 +166,7 @@ class Loop:
 def interrupted(step: int, steps: int) -> Interrupted:
     """The error of a run that was asked to stop and has saved itself."""
     return Interrupted(
-        f"stopped after step {step} of {steps}; everything is saved", "this run", "continue with the same command and --resume"
+        f"stopped after step {step} of {steps}; everything is saved",
+        "this run",
+        "continue with the same command and --resume",
     )

@@ -14,7 +14,10 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     A frozen parameter that were handed to AdamW would decay away whenever it had a gradient of zero.
     """
     embeddings = {
-        id(parameter) for part in module.modules() if isinstance(part, nn.Embedding) for parameter in part.parameters()
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, nn.Embedding)
+        for parameter in part.parameters()
     }
     decayed: list[tuple[str, nn.Parameter]] = []
     kept: list[tuple[str, nn.Parameter]] = []

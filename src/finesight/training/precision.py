@@ -29,7 +29,9 @@ class Precision:
         return torch.amp.GradScaler(self.device, enabled=self.name == "fp16")
 
 
-def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: str, notices: Notices) -> Precision:
+def choose_precision(
+    asked: Literal["auto", "fp32", "bf16", "fp16"], device: str, notices: Notices
+) -> Precision:
     """What the recipe asks for, or what the device can do of it: a fallback is a notice."""
     able = _bf16_works(device)
     if asked == "auto":

@@ -12,12 +12,17 @@ def model_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters (a tied one once) and saved buffers by name, detached, on the CPU."""
     persistent = module.state_dict(keep_vars=True)
     buffers = {name: value for name, value in module.named_buffers() if name in persistent}
-    return {name: value.detach().cpu() for name, value in {**dict(module.named_parameters()), **buffers}.items()}
+    return {
+        name: value.detach().cpu() for name, value in {**dict(module.named_parameters()), **buffers}.items()
+    }
 
 
 def restore_model(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy saved values into a module; raises RunError where names or shapes differ."""
-    own = {**dict(module.named_parameters()), **{n: b for n, b in module.named_buffers() if n in module.state_dict()}}
+    own = {
+        **dict(module.named_parameters()),
+        **{n: b for n, b in module.named_buffers() if n in module.state_dict()},
+    }
     _same_names(own, tensors, where)
     with torch.no_grad():
         for name, value in tensors.items():
@@ -50,7 +55,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for key, value in tensors.items():
         name, _, state = key.rpartition("/")
         if name not in parameters:
-            raise RunError(f"the saved optimizer knows `{name}`, which does not learn here", where, "use the same recipe")
+            raise RunError(
+                f"the saved optimizer knows `{name}`, which does not learn here", where, "use the same recipe"
+            )
         # AdamW's step counter stays on the CPU unless the optimizer is fused on the parameter's device
         device = parameters[name].device
         optimizer.state[parameters[name]][state] = value.to(device).clone()
@@ -59,5 +66,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 def _same_names(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:
     missing, extra = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
     if missing or extra:
-        told = f"missing: {', '.join(missing[:5]) or 'none'}; not in the model: {', '.join(extra[:5]) or 'none'}"
-        raise RunError(f"the saved weights do not fit the model ({told})", where, "use the recipe that they were saved with")
+        told = (
+            f"missing: {', '.join(missing[:5]) or 'none'}; not in the model: {', '.join(extra[:5]) or 'none'}"
+        )
+        raise RunError(
+            f"the saved weights do not fit the model ({told})",
+            where,
+            "use the recipe that they were saved with",
+        )

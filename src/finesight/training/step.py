@@ -57,7 +57,13 @@ class Step:
         device: torch.device,
     ) -> None:
         self.module, self.optimizer, self.scaler = module, optimizer, precision.scaler()
-        self._forward, self._precision, self._clip, self._seed, self._device = forward, precision, clip, seed, device
+        self._forward, self._precision, self._clip, self._seed, self._device = (
+            forward,
+            precision,
+            clip,
+            seed,
+            device,
+        )
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, window: Sequence[Batch], number: int, lr: float) -> StepResult:
@@ -122,7 +128,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def mean_loss(module: nn.Module, forward: Forward, batches: Iterable[Batch], precision: Precision, device: torch.device) -> float:
+def mean_loss(
+    module: nn.Module, forward: Forward, batches: Iterable[Batch], precision: Precision, device: torch.device
+) -> float:
     """Mean cross-entropy per supervised token over all batches, in nats."""
     total, supervised = 0.0, 0
     with evaluating(module):

@@ -25,12 +25,16 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
     notices = Notices()
     prepared = prepare(recipe, notices, observer)
     train, examples = recipe.train, prepared.splits["train"]
-    order = Order(examples.fingerprint, recipe.run.seed, train.batch_size, examples.lengths, train.length_window)
+    order = Order(
+        examples.fingerprint, recipe.run.seed, train.batch_size, examples.lengths, train.length_window
+    )
     micro = train.batch_size if train.micro_batch == "auto" else train.micro_batch
     window = next(windows(examples, order, 0, 1, micro, recipe.data.workers))
     forward = SupervisedForward(prepared.model, prepared.ports.image)
     optimizer = build_optimizer(prepared.model, train)
-    step = Step(prepared.model, forward, optimizer, prepared.precision, train.clip, recipe.run.seed, prepared.device)
+    step = Step(
+        prepared.model, forward, optimizer, prepared.precision, train.clip, recipe.run.seed, prepared.device
+    )
     prepared.model.train()
     result = step(window, 1, train.lr)
     with tempfile.TemporaryDirectory() as folder:

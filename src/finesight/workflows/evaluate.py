@@ -34,16 +34,22 @@ def evaluate(
     run = run_of(Path(model_or_run)) if Path(model_or_run).exists() else None
     if run is None:
         raise RecipeError(
-            "a model alone does not say what to evaluate on", model_or_run, "give a run, its `model/` or a checkpoint of it"
+            "a model alone does not say what to evaluate on",
+            model_or_run,
+            "give a run, its `model/` or a checkpoint of it",
         )
     words = [*overrides, *([f"evaluation.metrics=[{','.join(metrics)}]"] if metrics else [])]
     recipe = load_recipe(str(run.recipe), words)
     notices, policy = Notices(), Policy(recipe.data)
     device = choose_device(recipe.run.device, notices, recipe.run.threads)
     found = find_model(model_or_run)
-    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, observer.on_progress if observer else None)
+    samples = read_splits(
+        recipe.data, recipe.run.seed, policy, notices, observer.on_progress if observer else None
+    )
     if split not in samples:
-        raise RecipeError(f"there is no split `{split}`", str(run.recipe), f"use one of: {', '.join(samples)}")
+        raise RecipeError(
+            f"there is no split `{split}`", str(run.recipe), f"use one of: {', '.join(samples)}"
+        )
     sets = {name: ExampleSet(samples[name], found.loaded.ports, policy) for name in {split, "train"}}
     found.loaded.model.to(device)
     folder = out or run.path / "evaluations" / split

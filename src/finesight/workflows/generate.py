@@ -67,6 +67,8 @@ def _sample(path: Path, question: str | None) -> Sample:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"the picture cannot be read: {error.strerror}", str(path), "correct the path") from error
+        raise DataError(
+            f"the picture cannot be read: {error.strerror}", str(path), "correct the path"
+        ) from error
     turn = Message("user", (Image(data), Text(question or DEFAULT_PROMPT)))
     return Sample(path.name, (turn,), (), Origin(str(path), 1))

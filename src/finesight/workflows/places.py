@@ -33,16 +33,27 @@ def run_of(place: Path) -> RunDirectory | None:
 
 
 def model_place(model_or_run: str) -> str:
-    """The folder of a model to load: a run's finished model, or the place itself. Raises RunError for an unfinished run."""
+    """The folder of a model to load: a run's finished model, or the place itself.
+
+    Raises RunError for an unfinished run.
+    """
     place = Path(model_or_run)
     if (place / "recipe.yaml").is_file():
         if not (place / "model" / "config.json").is_file():
             raise RunError(
-                "this run has no finished model", str(place), "finish it with `finesight train … --resume`, or name a checkpoint"
+                "this run has no finished model",
+                str(place),
+                "finish it with `finesight train … --resume`, or name a checkpoint",
             )
         return str(place / "model")
-    if not place.exists() and (place.is_absolute() or model_or_run.startswith((".", "runs/")) or model_or_run.count("/") != 1):
-        raise ModelError("there is no such run or model", model_or_run, "give a run's directory, a model folder or a hub id")
+    if not place.exists() and (
+        place.is_absolute() or model_or_run.startswith((".", "runs/")) or model_or_run.count("/") != 1
+    ):
+        raise ModelError(
+            "there is no such run or model",
+            model_or_run,
+            "give a run's directory, a model folder or a hub id",
+        )
     return model_or_run
 
 

@@ -17,7 +17,9 @@ from finesight.workflows.prepare import Prepared
 _log = logging.getLogger("finesight")
 
 
-def predicted_cost(prepared: Prepared, forward: SupervisedForward, order: Order, steps: int, micro_batch: int) -> Cost:
+def predicted_cost(
+    prepared: Prepared, forward: SupervisedForward, order: Order, steps: int, micro_batch: int
+) -> Cost:
     """Time a forward and backward pass over the run's first window (twice: the first one warms up) and scale it."""
     window = next(windows(prepared.splits["train"], order, 0, 1, micro_batch, workers=0))
     seconds = min(_timed_pass(prepared, forward, window) for _ in range(2))
@@ -33,7 +35,9 @@ def predicted_cost(prepared: Prepared, forward: SupervisedForward, order: Order,
         supervised=round(passes * examples.supervised),
     )
     minutes, megabytes = cost.seconds / 60, cost.peak_bytes / 2**20
-    _log.info("plan: %d steps, about %.1f minutes of training, about %.0f MiB of memory", steps, minutes, megabytes)
+    _log.info(
+        "plan: %d steps, about %.1f minutes of training, about %.0f MiB of memory", steps, minutes, megabytes
+    )
     return cost
 
 
@@ -48,7 +52,9 @@ def _timed_pass(prepared: Prepared, forward: SupervisedForward, window: tuple[Ba
     unreached = [name for name, p in prepared.model.named_parameters() if p.requires_grad and p.grad is None]
     if unreached:
         told = ", ".join(unreached[:8])
-        prepared.notices.add("unused", f"no gradient reached {len(unreached)} tensors that are to learn: {told}")
+        prepared.notices.add(
+            "unused", f"no gradient reached {len(unreached)} tensors that are to learn: {told}"
+        )
     prepared.model.zero_grad(set_to_none=True)
     return seconds
 

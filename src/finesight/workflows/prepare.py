@@ -25,7 +25,7 @@ _log = logging.getLogger("finesight")
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training and evaluation need; `splits` has `train`, and `val` and `test` where the recipe does."""
+    """What training and evaluation need; `splits` has `train`, and `val` and `test` where the recipe does."""
 
     model: Any
     processor: Any
@@ -43,7 +43,10 @@ class Prepared:
 
     def facts(self) -> dict[str, Any]:
         """What `environment.json` says of data and model."""
-        parts = {name: {"total": part.total, "trainable": part.trainable} for name, part in count(self.model).items()}
+        parts = {
+            name: {"total": part.total, "trainable": part.trainable}
+            for name, part in count(self.model).items()
+        }
         data = {
             name: {
                 "samples": len(examples),
@@ -53,7 +56,11 @@ class Prepared:
             }
             for name, examples in self.splits.items()
         }
-        where = {"device": str(self.device), "precision": self.precision.name, "threads": torch.get_num_threads()}
+        where = {
+            "device": str(self.device),
+            "precision": self.precision.name,
+            "threads": torch.get_num_threads(),
+        }
         return {"data": data, "parameters": parts, "compute": where}
 
 
@@ -84,13 +91,17 @@ def prepare(
         notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
     splits = {
-        name: ExampleSet(part, loaded.ports, policy, transform if name == "train" else None, recipe.run.seed, tick)
+        name: ExampleSet(
+            part, loaded.ports, policy, transform if name == "train" else None, recipe.run.seed, tick
+        )
         for name, part in samples.items()
     }
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
     loaded.model.to(device)
-    prepared = Prepared(loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices)
+    prepared = Prepared(
+        loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices
+    )
     _say_size(prepared)
     return prepared
 
@@ -108,7 +119,12 @@ def _model(recipe: Recipe, train: SampleSet) -> LoadedModel:
 
 def _say_size(prepared: Prepared) -> None:
     parts = count(prepared.model)
-    total, learning = sum(part.total for part in parts.values()), sum(part.trainable for part in parts.values())
+    total, learning = (
+        sum(part.total for part in parts.values()),
+        sum(part.trainable for part in parts.values()),
+    )
     _log.info("model: trainable %s of %s (%.2f %%)", f"{learning:,}", f"{total:,}", 100 * learning / total)
     for name, examples in prepared.splits.items():
-        _log.info("%s: %s samples, %s tokens learned from", name, f"{len(examples):,}", f"{examples.supervised:,}")
+        _log.info(
+            "%s: %s samples, %s tokens learned from", name, f"{len(examples):,}", f"{examples.supervised:,}"
+        )

@@ -15,7 +15,9 @@ def build_report(path: Path) -> Path:
 
     run = RunDirectory(path)
     if not run.recipe.is_file():
-        raise RunError("this is no run directory: it has no recipe.yaml", str(path), "give the directory of a run")
+        raise RunError(
+            "this is no run directory: it has no recipe.yaml", str(path), "give the directory of a run"
+        )
     write_bytes(run.loss_curve, loss_curve(numbers(run.losses)))
     write_bytes(run.timing_curve, timing_curve(numbers(run.timing)))
     write_text(run.report, render(path))

@@ -31,7 +31,9 @@ def open_run(recipe: Recipe, resume: bool) -> Iterator[RunDirectory]:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"the run directory cannot be made: {error.strerror}", str(run.path), "choose another place") from error
+        raise RunError(
+            f"the run directory cannot be made: {error.strerror}", str(run.path), "choose another place"
+        ) from error
     with locked(run.lock):
         if not _never_begun(run):
             _check_existing(run, resume)
@@ -57,7 +59,9 @@ def _check_existing(run: RunDirectory, resume: bool) -> None:
         )
     if not (run.recipe.is_file() and run.environment.is_file()):
         raise RunError(
-            "this directory holds files, and no run that could be continued", str(run.path), "choose another by `run.dir=…`"
+            "this directory holds files, and no run that could be continued",
+            str(run.path),
+            "choose another by `run.dir=…`",
         )
 
 
@@ -79,5 +83,9 @@ def _same_recipe(run: RunDirectory, recipe: Recipe) -> None:
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
     """A nested mapping as one of dotted keys."""
     if isinstance(value, Mapping) and value:
-        return {name: leaf for part, item in value.items() for name, leaf in _flat(item, f"{key}.{part}" if key else part).items()}
+        return {
+            name: leaf
+            for part, item in value.items()
+            for name, leaf in _flat(item, f"{key}.{part}" if key else part).items()
+        }
     return {key: value}

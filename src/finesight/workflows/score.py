@@ -11,7 +11,9 @@ from finesight.evaluation.table import read, results_document
 from finesight.runtime.files import write_json
 
 
-def score_table(predictions: Path, metrics: Sequence[str], out: Path | None = None, split: str | None = None) -> dict[str, Any]:
+def score_table(
+    predictions: Path, metrics: Sequence[str], out: Path | None = None, split: str | None = None
+) -> dict[str, Any]:
     """Score a prediction table and write `results.json` into `out`, else beside the table; returns the document."""
     table = read(predictions)
     document = results_document(score(table, metrics, split or predictions.stem), [])

@@ -56,7 +56,11 @@ def answer_split(
 
 
 def score_split(
-    predictions: Sequence[Prediction], recipe: Recipe, split: str, examples: ExampleSet, train: ExampleSet | None
+    predictions: Sequence[Prediction],
+    recipe: Recipe,
+    split: str,
+    examples: ExampleSet,
+    train: ExampleSet | None,
 ) -> tuple[list[Score], list[Comparison]]:
     """Scores with intervals by slice, and the paired differences to the baselines where the recipe asks for them."""
     seed, resamples = recipe.run.seed, recipe.evaluation.resamples
@@ -78,7 +82,9 @@ def _baselines(
     guesses = {"majority": majority([sample.prompt for sample in known], answers, predictions)}
     asked = [examples.samples[index] for index in range(len(examples))]
     if all(len(sample.images) == 1 for sample in [*known, *asked]):
-        pixels = [np.stack([prepare_pictures(sample, train.ports)[0] for sample in part]) for part in (known, asked)]
+        pixels = [
+            np.stack([prepare_pictures(sample, train.ports)[0] for sample in part]) for part in (known, asked)
+        ]
         guesses["nearest picture"] = nearest_picture(pixels[0], answers, pixels[1], predictions)
     return guesses
 
@@ -109,7 +115,9 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
     """`count` of the indices, evenly apart."""
     if count >= len(indices):
         return list(indices)
-    return [indices[int(position)] for position in np.linspace(0, len(indices) - 1, count)] if count > 0 else []
+    return (
+        [indices[int(position)] for position in np.linspace(0, len(indices) - 1, count)] if count > 0 else []
+    )
 
 
 def _png(picture: Image.Image) -> bytes:

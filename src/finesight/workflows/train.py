@@ -43,7 +43,9 @@ from finesight.workflows.scoring import answer_split, keep_pictures, score_split
 _log = logging.getLogger("finesight")
 
 
-def train(recipe: Recipe, *, resume: bool = False, dry_run: bool = False, observer: Observer | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe, *, resume: bool = False, dry_run: bool = False, observer: Observer | None = None
+) -> dict[str, Any]:
     """Run a recipe to its end and return a summary; see `finesight train --help`.
 
     Raises FinesightError for what the person can mend, and Interrupted (exit status 75) where the run was asked to
@@ -87,14 +89,22 @@ def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observe
 def _stop_if(asked: StopFlag, when: str) -> None:
     """Raise where the run was asked to stop in a phase that has nothing to save."""
     if asked():
-        raise Interrupted(f"stopped {when}; nothing is lost", "this run", "continue with the same command and --resume")
+        raise Interrupted(
+            f"stopped {when}; nothing is lost", "this run", "continue with the same command and --resume"
+        )
 
 
 def _record_environment(run: RunDirectory, recipe: Recipe, prepared: Prepared) -> None:
     """Write what the run began with; what it is continued with is added under `resumed`."""
     began = _began_with(run)
     if began is None:
-        record = {"format": FORMAT, **environment(), **prepared.facts(), "seed": recipe.run.seed, "resumed": []}
+        record = {
+            "format": FORMAT,
+            **environment(),
+            **prepared.facts(),
+            "seed": recipe.run.seed,
+            "resumed": [],
+        }
     else:
         now = {**environment(), "compute": prepared.facts()["compute"]}
         record = {**began, "resumed": [*began["resumed"], now]}
@@ -145,7 +155,12 @@ class _Session:
         self._asked, self._observer = asked, observer
         train, examples = recipe.train, prepared.splits["train"]
         self._order = Order(
-            examples.fingerprint, recipe.run.seed, train.batch_size, examples.lengths, train.length_window, train.overfit
+            examples.fingerprint,
+            recipe.run.seed,
+            train.batch_size,
+            examples.lengths,
+            train.length_window,
+            train.overfit,
         )
         self._steps = train.max_steps or (train.epochs or 1) * self._order.steps_per_epoch
         self._optimizer = build_optimizer(prepared.model, train)
@@ -208,7 +223,9 @@ class _Session:
             stop=train.stop,
         )
         micro = train.batch_size if train.micro_batch == "auto" else train.micro_batch
-        source = windows(prepared.splits["train"], self._order, state.step, self._steps, micro, recipe.data.workers)
+        source = windows(
+            prepared.splits["train"], self._order, state.step, self._steps, micro, recipe.data.workers
+        )
         if not self._run.plan.is_file() and state.step < self._steps:
             cost = predicted_cost(prepared, self._forward, self._order, self._steps, micro)
             write_json(self._run.plan, {"format": FORMAT, "predicted": cost.document(), "measured": None})
@@ -218,7 +235,9 @@ class _Session:
         prepared.model.train()
         Loop(
             step=self._step,
-            schedule=Schedule(train.lr, self._steps, warmup_steps(train.warmup, self._steps), train.schedule, train.min_lr),
+            schedule=Schedule(
+                train.lr, self._steps, warmup_steps(train.warmup, self._steps), train.schedule, train.min_lr
+            ),
             timetable=times,
             evaluate=self._measure if "val" in prepared.splits else None,
             save=self._save,
@@ -232,10 +251,17 @@ class _Session:
         examples, settings = prepared.splits["val"], recipe.evaluation
         batches = in_order(examples, settings.batch_size)
         checked = (batch for batch in batches if self._go_on())
-        values = {"val_loss": mean_loss(prepared.model, self._forward, checked, prepared.precision, prepared.device)}
+        values = {
+            "val_loss": mean_loss(prepared.model, self._forward, checked, prepared.precision, prepared.device)
+        }
         if settings.max_samples:
             answers = predict(
-                prepared.model, examples, recipe.generation, settings.batch_size, settings.max_samples, tick=self._go_on
+                prepared.model,
+                examples,
+                recipe.generation,
+                settings.batch_size,
+                settings.max_samples,
+                tick=self._go_on,
             )
             scores = score(answers, settings.metrics, "val", seed=recipe.run.seed, resamples=1)
             values |= {row.name: row.value for row in scores if row.slice == "all"}
@@ -250,7 +276,9 @@ class _Session:
         return {"model": model_tensors(self._prepared.model), "optimizer": optimizer_tensors(self._optimizer)}
 
     def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
-        saved = Checkpoint(step, self._tensors(), {"loop": dict(state), "scaler": self._step.scaler.state_dict()})
+        saved = Checkpoint(
+            step, self._tensors(), {"loop": dict(state), "scaler": self._step.scaler.state_dict()}
+        )
         self._checkpoints.save(saved, best)
 
 
@@ -287,12 +315,17 @@ def _finish(
     facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
     seconds = {"train": state.seconds, "evaluate": time.perf_counter() - began}
     write_text(run.model / "README.md", model_card(recipe, prepared.facts(), scores))
-    write_json(run.results, {**document, "training": {**facts, "best_by": recipe.evaluation.best_by}, "seconds": seconds})
+    write_json(
+        run.results,
+        {**document, "training": {**facts, "best_by": recipe.evaluation.best_by}, "seconds": seconds},
+    )
 
 
 def _summary(recipe: Recipe, run: RunDirectory, report: Path) -> dict[str, Any]:
     results = json.loads(run.results.read_text(encoding="utf-8"))
-    question = recipe.data.train[0].prompt if isinstance(recipe.data.train, tuple) else recipe.data.train.prompt
+    question = (
+        recipe.data.train[0].prompt if isinstance(recipe.data.train, tuple) else recipe.data.train.prompt
+    )
     asked = f' "{question}"' if question else ""
     return {
         "status": "finished",
