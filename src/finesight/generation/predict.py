@@ -43,7 +43,7 @@ def predict(
     settings: Generation,
     batch_size: int,
     limit: int | None = None,
-    tick: Callable[[int], None] | None = None,
+    tick: Callable[[int], object] | None = None,
 ) -> list[Prediction]:
     """Answer each sample once (the first `limit` of them); each part of the model is left in the mode it was in.
 

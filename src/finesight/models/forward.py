@@ -30,7 +30,7 @@ class SupervisedForward:
     where it is of a known form, right after its attention, which reads the keys and values of all rows.
     """
 
-    def __init__(self, model: nn.Module, image: ImagePort | None) -> None:
+    def __init__(self, model: Any, image: ImagePort | None) -> None:
         self._model, self._image = model, image
         self._last = _last_layer(model)
 
