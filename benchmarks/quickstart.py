@@ -86,7 +86,9 @@ def train_seeds(seeds: list[int], words: list[str]) -> int:
             }
             print(seed, json.dumps(runs[str(seed)]), flush=True)
     medians = {name: statistics.median(run[name]["exact_match"] for run in runs.values()) for name in SLICES}
-    leads = {name: [low for run in runs.values() for low in run[name]["lead_low"].values()] for name in SLICES}
+    leads = {
+        name: [low for run in runs.values() for low in run[name]["lead_low"].values()] for name in SLICES
+    }
     wrong = faults(medians, leads, floor=0)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     document = {
@@ -107,7 +109,9 @@ def train_seeds(seeds: list[int], words: list[str]) -> int:
 
 def main() -> int:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--check", type=Path, help="a finished run to hold against CI's floors")
     parser.add_argument("words", nargs="*", help="overrides, KEY=VALUE")

@@ -15,7 +15,7 @@ from finesight.core.prediction import Prediction
 from finesight.evaluation.metrics import METRICS
 from finesight.evaluation.metrics.rouge_l import common_subsequence
 
-WORDS = "a man dog cat runs on the red grass with ball big small near tree".split()
+WORDS = ["a", "man", "dog", "cat", "runs", "on", "the", "red", "grass", "with", "ball", "big", "small", "near", "tree"]
 REAL = [
     (
         "a man riding a wave on a surfboard",

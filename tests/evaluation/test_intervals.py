@@ -38,7 +38,7 @@ def test_blocks_bound_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_explicit_resampling(item) -> None:
     """Weighted sums of statistics = the metric of a table in which drawn groups stand as often as drawn."""
     draw = random.Random(5)
-    words = "a red cat sat on the mat".split()
+    words = ["a", "red", "cat", "sat", "on", "the", "mat"]
     table = [
         item(
             str(number),

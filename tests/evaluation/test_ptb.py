@@ -9,7 +9,7 @@ from finesight.evaluation.ptb import caption_tokens
 
 CAPTIONS = Path(__file__).parent / "captions.txt"
 # coco-caption's list; its brackets are in upper case, while the tokenizer writes lower case.
-PUNCTUATION = set("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+PUNCTUATION = set(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 
 @pytest.mark.parametrize(

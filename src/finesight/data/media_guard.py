@@ -28,7 +28,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = {b"tRNS", b"iCCP", b"eXIf", b"sRGB"}
 
 
-class Refusal(Exception):  # noqa: N818 - it says what happens, and never leaves this package
+class Refusal(Exception):
     """A picture that is not let in: `what` is wrong with it, and how to `mend` it."""
 
     def __init__(self, what: str, mend: str) -> None:

@@ -10,7 +10,7 @@ otherwise: brackets stay as words (`-lrb-`, since coco-caption's list of punctua
 import re
 from functools import lru_cache
 
-_DROPPED = frozenset("\" '' ' ’ `` ` . ? ! , : - -- ;".split())
+_DROPPED = frozenset(['"', "''", "'", "’", "``", "`", ".", "?", "!", ",", ":", "-", "--", ";"])
 
 # What is rewritten before words are looked for; only texts beyond ASCII have any of it.
 _REWRITTEN = str.maketrans(
@@ -28,26 +28,17 @@ _CLITICS = (("n", "t"), ("", "s"), ("", "m"), ("", "d"), ("", "ll"), ("", "ve"),
 _CURLED = {f"{start}’{end}": f"{start}'{end}" for start, end in _CLITICS}
 
 # Written with their full stop: anywhere; when capitalised; before a number.
-_ABBREVIATIONS = """
-    mr mrs ms dr drs prof profs sen sens rep reps gov govs lt lieut col gen rev maj sgt cpl pvt capt st ste
-    ave pres hon brig cmdr comdr det supt adm messrs mt ft jr sr bros blvd rd esq inc co cos corp ltd plc
-    dept assn univ intl bancorp vs etc al seq est cf ext tel sq ct bldg mme mlle jan feb mar apr jun jul aug
-    sep sept oct nov dec mon tue tues wed thu thurs fri calif conn fla colo ga ind kan ky md mich minn mo mont
-    neb nev okla penn tenn va vt wis ariz ala wyo invt elec natl mfg mtg alex wm jos cie
-""".split()
-_CAPITALISED = "Miss Mass La Ore Pa Tex Wash Ark Ill Del".split()
-_NUMBERED = "nos no figs fig pp art".split()
-_GLUED = "can+not gon+na wan+na got+ta gim+me lem+me".split()
+_ABBREVIATIONS = ["mr", "mrs", "ms", "dr", "drs", "prof", "profs", "sen", "sens", "rep", "reps", "gov", "govs", "lt", "lieut", "col", "gen", "rev", "maj", "sgt", "cpl", "pvt", "capt", "st", "ste", "ave", "pres", "hon", "brig", "cmdr", "comdr", "det", "supt", "adm", "messrs", "mt", "ft", "jr", "sr", "bros", "blvd", "rd", "esq", "inc", "co", "cos", "corp", "ltd", "plc", "dept", "assn", "univ", "intl", "bancorp", "vs", "etc", "al", "seq", "est", "cf", "ext", "tel", "sq", "ct", "bldg", "mme", "mlle", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "mon", "tue", "tues", "wed", "thu", "thurs", "fri", "calif", "conn", "fla", "colo", "ga", "ind", "kan", "ky", "md", "mich", "minn", "mo", "mont", "neb", "nev", "okla", "penn", "tenn", "va", "vt", "wis", "ariz", "ala", "wyo", "invt", "elec", "natl", "mfg", "mtg", "alex", "wm", "jos", "cie"]
+_CAPITALISED = ["Miss", "Mass", "La", "Ore", "Pa", "Tex", "Wash", "Ark", "Ill", "Del"]
+_NUMBERED = ["nos", "no", "figs", "fig", "pp", "art"]
+_GLUED = ["can+not", "gon+na", "wan+na", "got+ta", "gim+me", "lem+me"]
 _LONE = frozenset(
     [*_ABBREVIATIONS, *map(str.lower, _CAPITALISED), *_NUMBERED, *(word.replace("+", "") for word in _GLUED)]
 )
 
 # Before one of these a single letter and its full stop are two words: they begin a sentence.
 _OPENERS = frozenset(
-    """
-    A About According After An As At But Earlier He Her Here However If In It Last Many More Now Once One
-    Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
-    """.split()
+    ["A", "About", "According", "After", "An", "As", "At", "But", "Earlier", "He", "Her", "Here", "However", "If", "In", "It", "Last", "Many", "More", "Now", "Once", "One", "Other", "Our", "She", "Since", "So", "Some", "Such", "That", "The", "Their", "Then", "There", "These", "They", "This", "We", "What", "When", "While", "Yet", "You"]
 )
 
 

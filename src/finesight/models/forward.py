@@ -30,8 +30,9 @@ class SupervisedForward:
     where it is of a known form, right after its attention, which reads the keys and values of all rows.
     """
 
-    def __init__(self, model: Any, image: ImagePort | None) -> None:
-        self._model, self._image = model, image
+    def __init__(self, model: nn.Module, image: ImagePort | None) -> None:
+        self._model: Any = model
+        self._image = image
         self._last = _last_layer(model)
 
     def __call__(self, batch: Batch) -> Tensor:
