@@ -86,3 +86,31 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> P
     folder = tmp_path_factory.mktemp("runs") / "finished"
     train(tiny_recipe(tiny_data, folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def overfit_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """A finished run on one batch of eight, again and again: a model that knows its few pictures apart."""
+    from tiny_runs import tiny_mapping
+
+    from finesight.config.load import parse_recipe
+    from finesight.workflows import train as workflow
+
+    folder = tmp_path_factory.mktemp("runs") / "overfit"
+    train = {
+        "max_steps": 150,
+        "batch_size": 8,
+        "micro_batch": 8,
+        "overfit": 1,
+        "lr": 1e-2,
+        "weight_decay": 0.0,
+    }
+    mapping = tiny_mapping(
+        tiny_data, folder, train=train, evaluation={"every": 150}, generation={"max_new_tokens": 12}
+    )
+    for part in ("vision", "decoder"):
+        mapping["model"]["scratch"][part]["dropout"] = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workflow, "build_report", lambda path: path / "report.html")
+        workflow.train(parse_recipe(mapping))
+    return folder

@@ -206,3 +206,30 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path: Path, tiny_data: Pat
     folder.write_text("a file")
     with pytest.raises(RunError, match="a file, not a directory"):
         train(tiny_recipe(tiny_data, folder))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "begins"), [(1, "resumed after step 10 of 12"), (2, "begins at step 1 of 12")]
+)
+def test_a_damaged_checkpoint_costs_some_steps_and_nothing_else(
+    damaged: int,
+    begins: str,
+    tmp_path: Path,
+    tiny_data: Path,
+    finished_run: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "finesight")
+    recipe, folder = tiny_recipe(tiny_data, tmp_path / "run"), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(recipe, observer=_stop_at("step", 11))
+    (folder / "checkpoints" / "step-11" / "model.safetensors").write_bytes(b"damaged")
+    if damaged == 2:
+        file = folder / "checkpoints" / "step-10" / "optimizer.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    caplog.clear()
+    train(recipe, resume=True)
+    assert begins in caplog.text
+    assert "step-11 is not used: model.safetensors has 7 bytes" in caplog.text
+    assert ("step-10 is not used: optimizer.safetensors is damaged" in caplog.text) == (damaged == 2)
+    assert essence(folder) == essence(finished_run)

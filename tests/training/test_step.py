@@ -24,14 +24,14 @@ from finesight.workflows.prepare import prepare
 CPU = torch.device("cpu")
 
 
-def _by_hand(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+def _by_hand(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """−log p of every valid target, one after another."""
-    total = torch.zeros((), dtype=logits_BTV.dtype)
-    for row in range(targets_BT.shape[0]):
-        for position in range(targets_BT.shape[1]):
-            target = int(targets_BT[row, position])
+    total = torch.zeros((), dtype=logits.dtype)
+    for row in range(targets.shape[0]):
+        for position in range(targets.shape[1]):
+            target = int(targets[row, position])
             if target != IGNORE:
-                scores = logits_BTV[row, position]
+                scores = logits[row, position]
                 total = (
                     total + torch.log(torch.exp(scores - scores.max()).sum()) + scores.max() - scores[target]
                 )

@@ -306,9 +306,17 @@ class ExampleSet:
         return lengths
 
     @property
+    def supervised_lengths(self) -> list[int]:
+        """Tokens of each example that are learned from."""
+        lengths: list[int] = np.add.reduceat(
+            (self._targets != IGNORE).astype(np.int64), self._bounds[:-1]
+        ).tolist()
+        return lengths
+
+    @property
     def supervised(self) -> int:
         """Number of tokens that are learned from, of all examples."""
-        return int((self._targets != IGNORE).sum())
+        return sum(self.supervised_lengths)
 
     @property
     def fingerprint(self) -> str:

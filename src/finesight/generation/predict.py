@@ -27,7 +27,7 @@ def answer(
     pictures: Sequence[np.ndarray],
     config: GenerationConfig,
 ) -> list[str]:
-    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order."""
+    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order; without gradients."""
     inputs = float_pictures(collate_prompts(prompts, pictures, ports.pad_id), ports.image)
     device = next(model.parameters()).device
     moved = {name: tensor.to(device) for name, tensor in inputs.items()}
@@ -43,7 +43,7 @@ def predict(
     settings: Generation,
     batch_size: int,
     limit: int | None = None,
-    tick: Callable[[int], None] | None = None,
+    tick: Callable[[int], object] | None = None,
 ) -> list[Prediction]:
     """Answer each sample once (the first `limit` of them); each part of the model is left in the mode it was in.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from finesight.core.errors import ModelError
@@ -49,7 +50,7 @@ def load_model(place: str) -> LoadedModel:
             model, facts = AutoModelForImageTextToText.from_pretrained(
                 place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error
     wrong = [f"{kind}: {', '.join(map(str, sorted(facts[kind])[:5]))}" for kind in _WRONG if facts.get(kind)]
     if wrong:

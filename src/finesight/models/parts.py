@@ -1,7 +1,9 @@
 """The named parts of a model: what can be frozen and counted."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -15,9 +17,10 @@ PREFIXES: dict[PartName, tuple[str, ...]] = {
 }
 """Beginnings of the parameter names of each part, in the LLaVA architecture."""
 
-_UNUSED = ("model.vision_tower.post_layernorm.",)
-"""Parameters that a SigLIP tower has and that no output of LLaVA depends on when it reads the last layer's output:
-`hidden_states[-1]` is taken before this norm."""
+_AFTER_LAYERS = re.compile(r"^model\.vision_tower\.(?:.*\.)?(?:post_layernorm|head)\.")
+"""What a vision tower does after its layers: LLaVA reads a layer's output, taken before it."""
+
+_LAYER = re.compile(r"^model\.vision_tower\.(?:.*\.)?layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,29 @@ def part_of(name: str) -> PartName:
     raise ModelError(f"the parameter `{name}` belongs to no known part", "the model", "use a LLaVA model")
 
 
+def _unused(model: Any) -> set[str]:
+    """Names of the parameters that no output depends on: those behind the vision layer that LLaVA reads."""
+    chosen, layers = model.config.vision_feature_layer, model.config.vision_config.num_hidden_layers
+    # hidden_states[k] is the output of k layers, from 0 to `layers`
+    read = [index % (layers + 1) for index in ([chosen] if isinstance(chosen, int) else chosen)]
+    names = set()
+    for name, _ in model.named_parameters():
+        layer = _LAYER.match(name)
+        if _AFTER_LAYERS.match(name) or (layer and int(layer[1]) >= max(read)):
+            names.add(name)
+    return names
+
+
 def freeze(model: nn.Module, parts: Sequence[PartName]) -> list[str]:
     """Freeze the parts, and what no output depends on; returns names of the latter."""
-    unused = [name for name, _ in model.named_parameters() if name.startswith(_UNUSED)]
+    unused = _unused(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) not in parts and name not in unused)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             "every part is frozen, so nothing can learn", "model.freeze", "leave one part out of the list"
         )
-    return unused
+    return sorted(unused)
 
 
 def count(model: nn.Module) -> dict[str, PartCount]:

@@ -32,11 +32,11 @@ def predict_cost(
     steps: int,
     samples: int,
     tokens: int,
-    supervised: int,
+    supervised_tokens: int,
 ) -> Cost:
     """The cost of `steps`, from a forward and backward pass that took `pass_seconds` and peaked at `peak_bytes`.
 
-    The pass made no optimizer state: AdamW's is added. `tokens` and `supervised` are of the whole run. Evaluations and
+    The pass made no optimizer state: AdamW's is added. Counts are of the whole run. Evaluations and
     the updates themselves are not in the time.
     """
     return Cost(
@@ -46,5 +46,5 @@ def predict_cost(
         steps,
         samples,
         tokens,
-        supervised,
+        supervised_tokens,
     )

@@ -19,7 +19,9 @@ _LIBRARIES = (
     "pillow",
     "pydantic",
 )
-_SECRET = re.compile(r"(?i)(token|secret|password|passwd|api_?key|credential)")
+_SECRET = re.compile(r"(?i)token(?![a-z])|secret|passw|api[_-]?key|credential")
+"""Names of what must not be told; `max_new_tokens` and `tokenizer` are none."""
+
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{8,})")
 
 _LOGIN = re.compile(r"://[^/@\s]+@")

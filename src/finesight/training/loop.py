@@ -22,7 +22,7 @@ class Saver(Protocol):
     """Writes a checkpoint of the whole run; `best` where it is the best so far."""
 
     def __call__(self, state: Mapping[str, Any], step: int, best: bool) -> None:
-        """Save `state` as the checkpoint of `step`."""
+        """Write it."""
 
 
 @dataclass

@@ -60,8 +60,8 @@ class Records:
             row = {"step": report.step, "split": report.split, "name": name, "value": value}
             append_line(self._run.metrics, to_json(row))
         if "val_loss" in report.values:
-            losses = f"{report.epoch:.6g},{report.step},{report.train_loss!r},{report.values['val_loss']!r}"
-            append_line(self._run.losses, losses)
+            losses = f"{report.train_loss!r},{report.values['val_loss']!r}"
+            append_line(self._run.losses, f"{report.epoch:.6g},{report.step},{losses}")
 
     def on_phase(self, name: str, total: int) -> None:
         """Phases leave no trace in the tables."""

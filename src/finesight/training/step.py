@@ -81,7 +81,7 @@ class Step:
             loss = loss_sum(logits, moved.targets) / supervised
             total = total + loss.detach()
             between = time.perf_counter()
-            torch.autograd.backward(self.scaler.scale(loss))
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             forward, backward = forward + between - began, backward + time.perf_counter() - between
         began = time.perf_counter()
         norm = self._update(lr, float(total), number, window)

@@ -11,7 +11,10 @@ LOWER_IS_BETTER = frozenset({"val_loss"})
 
 
 def gain(measure: str, value: float, over: float | None) -> float:
-    """By how much `value` is better than `over`: NaN is never better, any number is better than none."""
+    """By how much `value` is better than `over`: positive is better.
+
+    What is no number is never better; any number is better than none.
+    """
     if not math.isfinite(value):
         return -math.inf
     if over is None:

@@ -7,7 +7,6 @@ from typing import Any
 from finesight.config.recipe import Recipe
 from finesight.core.events import Observer
 from finesight.data.loader import windows
-from finesight.data.order import Order
 from finesight.export.card import model_card
 from finesight.export.folder import save_folder
 from finesight.generation.predict import predict
@@ -17,7 +16,7 @@ from finesight.runtime.device import peak_bytes
 from finesight.runtime.notices import Notices
 from finesight.training.optim import build_optimizer
 from finesight.training.step import Step
-from finesight.workflows.prepare import prepare
+from finesight.workflows.prepare import order_of, prepare
 
 
 def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str, Any]:
@@ -25,9 +24,7 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
     notices = Notices()
     prepared = prepare(recipe, notices, observer)
     train, examples = recipe.train, prepared.splits["train"]
-    order = Order(
-        examples.fingerprint, recipe.run.seed, train.batch_size, examples.lengths, train.length_window
-    )
+    order = order_of(recipe, examples)
     micro = train.batch_size if train.micro_batch == "auto" else train.micro_batch
     window = next(windows(examples, order, 0, 1, micro, recipe.data.workers))
     forward = SupervisedForward(prepared.model, prepared.ports.image)

@@ -33,7 +33,10 @@ def run_of(place: Path) -> RunDirectory | None:
 
 
 def model_place(model_or_run: str) -> str:
-    """The folder of a model to load: a run's finished model, or the place itself; RunError for an unfinished run."""
+    """The folder of a model to load: a run's finished model, or the place itself.
+
+    Raises RunError for an unfinished run.
+    """
     place = Path(model_or_run)
     if (place / "recipe.yaml").is_file():
         if not (place / "model" / "config.json").is_file():

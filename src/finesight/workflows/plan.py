@@ -2,19 +2,19 @@
 
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
 
-import torch
+import numpy as np
 
+from finesight.config.recipe import Recipe
 from finesight.core.batch import Batch
+from finesight.data.dataset import ExampleSet
 from finesight.data.loader import windows
 from finesight.data.order import Order
 from finesight.models.forward import SupervisedForward
 from finesight.planner.estimate import Cost, predict_cost
 from finesight.runtime.device import peak_bytes
 from finesight.training.step import loss_sum
-from finesight.workflows.prepare import Prepared
+from finesight.workflows.prepare import Prepared, order_of
 
 _log = logging.getLogger("finesight")
 
@@ -25,16 +25,13 @@ def predicted_cost(
     """Time a forward and backward pass over the run's first window (twice: the first one warms up) and scale it."""
     window = next(windows(prepared.splits["train"], order, 0, 1, micro_batch, workers=0))
     seconds = min(_timed_pass(prepared, forward, window) for _ in range(2))
-    examples = prepared.splits["train"]
-    passes = steps / order.steps_per_epoch
+    counts = _counts(prepared.splits["train"], order, steps)
     cost = predict_cost(
         pass_seconds=seconds,
         peak_bytes=peak_bytes(prepared.device),
         trainable=sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
         steps=steps,
-        samples=round(passes * len(examples)),
-        tokens=round(passes * sum(examples.lengths)),
-        supervised=round(passes * examples.supervised),
+        **counts,
     )
     minutes, megabytes = cost.seconds / 60, cost.peak_bytes / 2**20
     _log.info(
@@ -43,20 +40,45 @@ def predicted_cost(
     return cost
 
 
+def _counts(examples: ExampleSet, order: Order, steps: int) -> dict[str, int]:
+    """Samples, tokens and supervised tokens that the first `steps` steps see; whole passes are counted once."""
+    passes, left = divmod(steps, order.steps_per_epoch)
+    lengths, supervised = np.asarray(examples.lengths), np.asarray(examples.supervised_lengths)
+
+    def of(first: int, count: int) -> np.ndarray:
+        seen = [order.batch(step)[1] for step in range(first, first + count)]
+        chosen = np.concatenate([np.empty(0, dtype=np.int64), *seen])
+        return np.array([len(chosen), lengths[chosen].sum(), supervised[chosen].sum()])
+
+    total = passes * of(0, order.steps_per_epoch) + of(passes * order.steps_per_epoch, left)
+    return dict(zip(("samples", "tokens", "supervised_tokens"), total.tolist(), strict=True))
+
+
 def _timed_pass(prepared: Prepared, forward: SupervisedForward, window: tuple[Batch, ...]) -> float:
     began = time.perf_counter()
     for batch in window:
         moved = batch.to(prepared.device)
         with prepared.precision.autocast():
             logits = forward(moved)
-        torch.autograd.backward(loss_sum(logits, moved.targets))
+        loss_sum(logits, moved.targets).backward()  # type: ignore[no-untyped-call]
     seconds = time.perf_counter() - began
+    unreached = [name for name, p in prepared.model.named_parameters() if p.requires_grad and p.grad is None]
+    if unreached:
+        told = ", ".join(unreached[:8])
+        prepared.notices.add(
+            "unused", f"no gradient reached {len(unreached)} tensors that are to learn: {told}"
+        )
     prepared.model.zero_grad(set_to_none=True)
     return seconds
 
 
-def measured_cost(predicted: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """The same keys as predicted, with what was seen; counts scale with the steps that were made."""
-    share = seen["steps"] / predicted["steps"]
-    counts = {key: round(predicted[key] * share) for key in ("samples", "tokens", "supervised_tokens")}
-    return {**seen, "seconds_per_step": seen["seconds"] / max(1, seen["steps"]), **counts}
+def measured_cost(recipe: Recipe, prepared: Prepared, steps: int, seconds: float) -> Cost:
+    """What a run of so many steps and seconds of training took."""
+    examples = prepared.splits["train"]
+    return Cost(
+        peak_bytes=peak_bytes(prepared.device),
+        seconds=seconds,
+        seconds_per_step=seconds / max(1, steps),
+        steps=steps,
+        **_counts(examples, order_of(recipe, examples), steps),
+    )

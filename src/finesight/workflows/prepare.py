@@ -11,6 +11,7 @@ from finesight.config.recipe import Recipe
 from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.data.dataset import ExampleSet, Policy, SampleSet, read_splits, transform_of
+from finesight.data.order import Order
 from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze
 from finesight.models.ports import ports_of
@@ -25,7 +26,7 @@ _log = logging.getLogger("finesight")
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training and evaluation need; `splits` has `train`, and those of `val` and `test` there are."""
+    """What training and evaluation need; `splits` has `train`, and `val` and `test` where the recipe does."""
 
     model: Any
     processor: Any
@@ -104,6 +105,19 @@ def prepare(
     )
     _say_size(prepared)
     return prepared
+
+
+def order_of(recipe: Recipe, examples: ExampleSet) -> Order:
+    """The order in which a run sees its training examples."""
+    train = recipe.train
+    return Order(
+        examples.fingerprint,
+        recipe.run.seed,
+        train.batch_size,
+        examples.lengths,
+        train.length_window,
+        train.overfit,
+    )
 
 
 def _model(recipe: Recipe, train: SampleSet) -> LoadedModel:

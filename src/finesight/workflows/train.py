@@ -14,7 +14,6 @@ from finesight.core.events import Observer
 from finesight.core.prediction import Comparison, Score
 from finesight.core.rundir import FORMAT, RunDirectory
 from finesight.data.loader import in_order, windows
-from finesight.data.order import Order
 from finesight.evaluation.score import score
 from finesight.evaluation.table import results_document
 from finesight.export.card import model_card
@@ -22,7 +21,6 @@ from finesight.export.folder import save_folder, save_skeleton
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward
 from finesight.planner.estimate import ADAM_BYTES
-from finesight.runtime.device import peak_bytes
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.logs import logging_to
@@ -37,7 +35,7 @@ from finesight.training.state import model_tensors, optimizer_tensors, restore_m
 from finesight.training.step import Step, mean_loss
 from finesight.workflows.places import SKELETON
 from finesight.workflows.plan import measured_cost, predicted_cost
-from finesight.workflows.prepare import Prepared, prepare
+from finesight.workflows.prepare import Prepared, order_of, prepare
 from finesight.workflows.report import build_report
 from finesight.workflows.rundirs import open_run
 from finesight.workflows.scoring import answer_split, keep_pictures, score_split
@@ -155,15 +153,8 @@ class _Session:
     ) -> None:
         self._recipe, self._run, self._prepared, self._checkpoints = recipe, run, prepared, checkpoints
         self._asked, self._observer = asked, observer
-        train, examples = recipe.train, prepared.splits["train"]
-        self._order = Order(
-            examples.fingerprint,
-            recipe.run.seed,
-            train.batch_size,
-            examples.lengths,
-            train.length_window,
-            train.overfit,
-        )
+        train = recipe.train
+        self._order = order_of(recipe, prepared.splits["train"])
         self._steps = train.max_steps or (train.epochs or 1) * self._order.steps_per_epoch
         self._optimizer = build_optimizer(prepared.model, train)
         self._forward = SupervisedForward(prepared.model, prepared.ports.image)
@@ -184,6 +175,7 @@ class _Session:
         if newest is None:
             self._check_space()
             self._records.rewind(0, False)
+            _log.info("begins at step 1 of %d", self._steps)
             return LoopState()
         saved = load_checkpoint(newest)
         restore_model(self._prepared.model, saved.tensors["model"], str(newest))
@@ -317,8 +309,8 @@ def _finish(
         keep_pictures(run, split, predictions, examples, recipe.report.pictures)
     if run.plan.is_file():
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
-        seen = {"seconds": state.seconds, "steps": state.step, "peak_bytes": peak_bytes(prepared.device)}
-        write_json(run.plan, {**plan, "measured": measured_cost(plan["predicted"], seen)})
+        measured = measured_cost(recipe, prepared, state.step, state.seconds)
+        write_json(run.plan, {**plan, "measured": measured.document()})
     document = results_document(scores, comparisons)
     facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
     seconds = {"train": state.seconds, "evaluate": time.perf_counter() - began}
