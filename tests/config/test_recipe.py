@@ -245,7 +245,7 @@ def test_a_mapping_from_python_is_checked_the_same_way() -> None:
 def test_score_names_are_those_of_the_metrics() -> None:
     assert tuple(SCORES) == MetricName.__args__  # type: ignore[attr-defined]
     named = [score for scores in SCORES.values() for score in scores]
-    assert ["val_loss", *named] == list(BestBy.__args__)  # type: ignore[attr-defined]
+    assert ["last", "val_loss", *named] == list(BestBy.__args__)  # type: ignore[attr-defined]
 
 
 def fits(value: Any, node: dict[str, Any], whole: dict[str, Any]) -> bool:

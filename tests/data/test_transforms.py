@@ -261,3 +261,14 @@ def test_settings_out_of_range_are_refused(field: str) -> None:
         value = (wrong, wrong) if field == "scale" else wrong
         with pytest.raises(ValueError, match=field):
             TransformSettings(**{field: value})
+
+
+def test_stretch_changes_the_height_alone() -> None:
+    image = Image.new("RGB", (64, 64), "white")
+    image.paste((0, 0, 0), (24, 24, 40, 40))
+    heights = set()
+    for epoch in range(20):
+        dark = changed(TransformSettings(stretch=0.5, fill="white"), image, (7, epoch, "a"))[..., 0] < 128
+        assert dark.any(axis=0).sum() == 16
+        heights.add(int(dark.any(axis=1).sum()))
+    assert min(heights) < 14 and max(heights) > 18 and min(heights) >= 8 and max(heights) <= 24

@@ -66,3 +66,9 @@ def test_state_survives_json() -> None:
     for step, value in enumerate([3.0, math.nan, 2.0, 2.0], 1):
         best.update("val_loss", value, step)
     assert Best(**json.loads(json.dumps(best.state()))) == best
+
+
+def test_the_last_is_always_better() -> None:
+    best = Best()
+    assert [best.update("last", float(step), step) for step in (10, 20, 30)] == [True, True, True]
+    assert best.step == 30

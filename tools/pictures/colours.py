@@ -34,7 +34,7 @@ PROTOTYPES = {
 }
 """Shades of each name, as sRGB in hexadecimal; the order of the names decides between equals."""
 
-MIN_SHARE = 0.04
+MIN_SHARE = 0.05
 """Smallest share of the area that is named."""
 
 TIE = 0.05

@@ -10,6 +10,9 @@ from PIL import Image
 PICTURE_WIDTH = 64
 """Pixels across a shipped picture, which is never higher than wide."""
 
+MARGIN = 2
+"""Pixels of white that are left around an emoji: what it has at its sides."""
+
 
 def render(svg: str, width: int, *, crisp: bool = False) -> Image.Image:
     """Draw ``svg`` on white, ``width`` pixels wide; ``crisp`` leaves edges without smoothing.
@@ -40,9 +43,13 @@ def palette_png(picture: Image.Image, colours: int) -> bytes:
 
 
 def png_picture(png: bytes) -> Image.Image:
-    """A PNG drawing on white, without the wholly transparent margin that an emoji has around it."""
+    """A PNG drawing on white, its transparent margin cut to ``MARGIN`` on every side.
+
+    An emoji stands on a square: what is wider than high has a large margin above and below.
+    """
     picture = _decode(png).convert("RGBA")
-    return on_white(picture.crop(picture.getchannel("A").getbbox()))
+    left, upper, right, lower = picture.getchannel("A").getbbox() or (0, 0, *picture.size)
+    return on_white(picture.crop((left - MARGIN, upper - MARGIN, right + MARGIN, lower + MARGIN)))
 
 
 def _decode(png: bytes) -> Image.Image:

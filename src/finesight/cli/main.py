@@ -1,5 +1,6 @@
 """The `finesight` command: its list of commands, its exit status and what it says when something is wrong."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from finesight import __version__
 from finesight.cli.common import Invocation, explain, tell_our_fault
-from finesight.core.errors import FinesightError
+from finesight.core.errors import FinesightError, Interrupted
 
 COMMANDS = {
     "train": "Train a model as a recipe says, evaluate it and write a report.",
@@ -21,6 +22,9 @@ COMMANDS = {
     "doctor": "Tell what this machine has, what works and what to install.",
 }
 """Each command's first line of help, so that the list is shown without importing any of them."""
+
+_KEYBOARD_INTERRUPT = 130
+"""What typer makes of a Ctrl-C that no command caught."""
 
 
 class _Commands(TyperGroup):
@@ -95,6 +99,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         typer.main.get_command(app).main(arguments, prog_name="finesight", obj=invocation)
     except SystemExit as ended:  # typer told a wrong option itself, or the command is done
+        if ended.code == _KEYBOARD_INTERRUPT:
+            return explain(Interrupted("stopped before there was anything to save", "this command", "give it again"))
         return ended.code if isinstance(ended.code, int) else 0
     except FinesightError as error:
         return explain(error)
@@ -105,4 +111,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the `finesight` command."""
+    # On a machine that does other things, too, threads that spin while they wait for each other cost the most: a step
+    # of the quickstart took 1,023 ms with two spinning threads, 348 ms with sleeping ones. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run())

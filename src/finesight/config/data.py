@@ -144,6 +144,8 @@ class Transforms(Section):
     """Largest rotation, in degrees, either way."""
     scale: Annotated[float, Field(ge=0, le=0.75)] = 0.0
     """Largest relative change of size, either way (0.2: from 0.8 to 1.2 times)."""
+    stretch: Annotated[float, Field(ge=0, le=0.75)] = 0.0
+    """Largest relative change of the height alone, either way."""
     translate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest shift as a share of the width and height."""
     shear: Annotated[float, Field(ge=0, le=30)] = 0.0

@@ -62,3 +62,14 @@ class Recipe(Section):
                 "give `data.val`, such as `val: {split: 0.1}`, or take `train.stop` out",
             )
         return train
+
+    @field_validator("evaluation")
+    @classmethod
+    def _best_needs_validation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
+        data = info.data.get("data")
+        if evaluation.best_by not in ("val_loss", "last") and data is not None and data.val is None:
+            raise Inconsistent(
+                f"`best_by: {evaluation.best_by}` needs `data.val`: nothing is measured while training without it",
+                "give `data.val`, such as `val: {split: 0.1}`, or set `best_by: last`",
+            )
+        return evaluation

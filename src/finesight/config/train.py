@@ -12,6 +12,7 @@ MetricName = Literal["exact_match", "exact_match_strict", "token_f1", "bleu", "c
 """Keys of the metrics table in `evaluation/metrics`; a test holds the two equal."""
 
 BestBy = Literal[
+    "last",
     "val_loss",
     "exact_match",
     "exact_match_strict",
@@ -23,7 +24,7 @@ BestBy = Literal[
     "cider",
     "rouge_l",
 ]
-"""What decides the best checkpoint. `val_loss` is better when lower, all others when higher."""
+"""What decides the best checkpoint. `val_loss` is better when lower, all others when higher; `last` takes the newest."""
 
 SCORES: Mapping[MetricName, tuple[BestBy, ...]] = MappingProxyType(
     {
@@ -125,7 +126,7 @@ class Evaluation(Section):
     max_samples: NonNegativeInt = 256
     """Validation samples that are answered at each evaluation while training (0: the loss alone)."""
     best_by: BestBy = "val_loss"
-    """What decides the best checkpoint, which becomes the finished model."""
+    """What decides the best checkpoint, which becomes the finished model; `last` takes the end of the run as it is."""
     batch_size: PositiveInt = 64
     """Samples that are answered or scored together."""
     baselines: Switch = False
@@ -136,7 +137,7 @@ class Evaluation(Section):
     @model_validator(mode="after")
     def _best_is_measured(self) -> "Evaluation":
         best = self.best_by
-        if best == "val_loss":
+        if best in ("val_loss", "last"):
             return self
         metric = next(name for name, scores in SCORES.items() if best in scores)
         if metric not in self.metrics:

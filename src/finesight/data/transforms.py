@@ -54,6 +54,7 @@ class TransformSettings:
     displacement like that of cloth in wind, as a share of the side, 0 to 0.25, with half to one and a half
     periods across the picture. brightness, contrast, saturation: share around 1 of a factor, 0 to 1.
     hue: share of a full turn, 0 to 0.5.
+    stretch: share around 1 of a factor of the height alone, 0 to 0.75.
 
     fill: what comes from outside the picture in the warp, its nearest edge pixel or white. flip: which mirrors
     are made, each with probability ½: left and right; also top and bottom; or `all`, which also swaps the axes
@@ -69,11 +70,12 @@ class TransformSettings:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    stretch: float = 0.0
     fill: Fill = "edge"
     flip: Flip = "none"
 
     def __post_init__(self) -> None:
-        highest = {"rotate": 180, "shear": 30, "wave": 0.25, "hue": 0.5}
+        highest = {"rotate": 180, "shear": 30, "wave": 0.25, "hue": 0.5, "stretch": 0.75}
         words = {"fill": get_args(Fill), "flip": get_args(Flip)}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -100,7 +102,7 @@ class PictureTransform:
     @cached_property
     def _warps(self) -> bool:
         s = self.settings
-        return bool(s.rotate or s.translate or s.shear or s.wave) or s.scale != (1.0, 1.0)
+        return bool(s.rotate or s.translate or s.shear or s.wave or s.stretch) or s.scale != (1.0, 1.0)
 
     @cached_property
     def _colours(self) -> bool:
@@ -115,7 +117,7 @@ class PictureTransform:
             return image
         draws = _draws(key)
         if self._warps:
-            image = _warp(image, self.settings, draws[:12])
+            image = _warp(image, self.settings, [*draws[:12], _stretch_draw(key)])
         if self._colours:
             image = image.convert("RGB", _colour_matrix(self.settings, draws[12:]))
         return image
@@ -134,6 +136,11 @@ def _bytes(key: Key) -> bytes:
     return f"{seed}/{epoch}/{sample_id}".encode("utf-8", "surrogatepass")
 
 
+def _stretch_draw(key: Key) -> float:
+    """A number, uniform in [−1, 1), beside the sixteen."""
+    return struct.unpack("<I", blake2b(_bytes(key), digest_size=4, person=b"stretch").digest())[0] / 2**31 - 1
+
+
 def _flip(image: Image.Image, flip: Flip, key: Key) -> Image.Image:
     """The picture mirrored by coins of its key; the very same object where none falls."""
     coins = blake2b(_bytes(key), digest_size=1, person=b"flip").digest()[0]
@@ -144,7 +151,7 @@ def _flip(image: Image.Image, flip: Flip, key: Key) -> Image.Image:
 
 
 def _inverse_affine(settings: TransformSettings, draws: list[float]) -> tuple[float, float, float, float]:
-    """Matrix (a, b, c, d) from output to source about the centre: the inverse of rotation · shear · scale."""
+    """Matrix (a, b, c, d) from output to source about the centre: the inverse of rotation · shear · scale · stretch."""
     turn = math.radians(settings.rotate * draws[0])
     low, high = settings.scale
     size = low * (high / low) ** ((draws[1] + 1) / 2)  # as likely twice as large as half as large
@@ -153,7 +160,8 @@ def _inverse_affine(settings: TransformSettings, draws: list[float]) -> tuple[fl
     a, b = cos - sin * along_y, cos * along_x - sin
     c, d = sin + cos * along_y, sin * along_x + cos
     determinant = a * d - b * c
-    return d / determinant, -b / determinant, -c / determinant, a / determinant
+    stretched = (1 + settings.stretch * draws[12]) * determinant
+    return d / determinant, -b / determinant, -c / stretched, a / stretched
 
 
 def _wave(

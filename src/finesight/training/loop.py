@@ -116,7 +116,8 @@ class Loop:
             self.save(state.saved(), state.step, False)
             raise interrupted(state.step, times.steps) from None
         threshold = times.stop.threshold if times.stop else 0.0
-        improved = state.best.update(times.measure, values[times.measure], state.step, threshold)
+        value = float(state.step) if times.measure == "last" else values[times.measure]
+        improved = state.best.update(times.measure, value, state.step, threshold)
         state.evaluated = state.step
         epoch = state.step / times.steps_per_epoch
         report = EvaluationReport(state.step, "val", values, improved, epoch, state.loss)
