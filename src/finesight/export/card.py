@@ -7,14 +7,15 @@ from finesight.config.recipe import Recipe
 from finesight.core.prediction import Score
 
 _LOAD = """```python
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 processor = AutoProcessor.from_pretrained(".")
 model = AutoModelForImageTextToText.from_pretrained(".")
 turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "…your question…"}]}
 text = processor.apply_chat_template([turn], add_generation_prompt=True)
-inputs = processor(images=Image.open("picture.png").convert("RGB"), text=text, return_tensors="pt")
+picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")  # put transparent ones on white before
+inputs = processor(images=picture, text=text, return_tensors="pt")
 answer = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
 print(processor.batch_decode(answer, skip_special_tokens=True)[0])
 ```"""
