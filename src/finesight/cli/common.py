@@ -18,6 +18,9 @@ from finesight.core.errors import FinesightError, RunError
 if TYPE_CHECKING:
     from rich.console import Console
 
+_MOST_SLICES = 12
+"""Slices that a table on the screen shows; `results.json` and the report have all."""
+
 PIPE_WIDTH = 110
 """Columns of a table that goes into a file or another command."""
 JSON_HELP = "Print one JSON object on standard output, and nothing else there."
@@ -123,10 +126,13 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[
 
 
 def print_scores(result: Mapping[str, Any]) -> None:
-    """Print the scores of all samples with intervals, and how much better they are than the baselines."""
-    scores = [score for score in plain(result).get("scores", []) if score["slice"] == "all"]
+    """Print all scores of all samples, the first score of each slice, and how much better they are than baselines."""
+    every = plain(result).get("scores", [])
+    scores = [score for score in every if score["slice"] == "all"]
     if not scores:
         return
+    parts = [score for score in every if score["slice"] != "all" and score["name"] == scores[0]["name"]]
+    scores += parts[:_MOST_SLICES]
     comparisons = plain(result).get("baselines", [])
     names = list(dict.fromkeys(comparison["baseline"] for comparison in comparisons))
     found = {(c["split"], c["slice"], c["name"], c["baseline"]): c for c in comparisons}
@@ -135,7 +141,7 @@ def print_scores(result: Mapping[str, Any]) -> None:
         key = (score["split"], score["slice"], score["name"])
         rows.append(
             [
-                *(score["split"], score["name"], _number(score["value"])),
+                *(score["split"], score["slice"], score["name"], _number(score["value"])),
                 f"{_number(score['low'])} – {_number(score['high'])}",
                 f"{score['count']:,}",
                 *(_against(found.get((*key, name))) for name in names),
@@ -143,6 +149,7 @@ def print_scores(result: Mapping[str, Any]) -> None:
         )
     columns = {
         "split": "left",
+        "slice": "left",
         "score": "left",
         "value": "right",
         "95 % interval": "right",

@@ -100,7 +100,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         typer.main.get_command(app).main(arguments, prog_name="finesight", obj=invocation)
     except SystemExit as ended:  # typer told a wrong option itself, or the command is done
         if ended.code == _KEYBOARD_INTERRUPT:
-            return explain(Interrupted("stopped before there was anything to save", "this command", "give it again"))
+            return explain(
+                Interrupted("stopped before there was anything to save", "this command", "give it again")
+            )
         return ended.code if isinstance(ended.code, int) else 0
     except FinesightError as error:
         return explain(error)

@@ -9,8 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = (
-    "finesight",
+LIBRARIES = (
     "torch",
     "transformers",
     "tokenizers",
@@ -18,7 +17,10 @@ _LIBRARIES = (
     "numpy",
     "pillow",
     "pydantic",
+    "matplotlib",
 )
+"""What finesight computes with."""
+
 _SECRET = re.compile(r"(?i)token(?![a-z])|secret|passw|api[_-]?key|credential")
 """Names of what must not be told; `max_new_tokens` and `tokenizer` are none."""
 
@@ -45,7 +47,7 @@ def without_secrets(words: list[str]) -> list[str]:
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide what a run computes."""
     found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+    for name in ("finesight", *LIBRARIES):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import psutil
 
 from finesight import __version__
+from finesight.runtime.environment import LIBRARIES
 
 
 class Finding(TypedDict):
@@ -24,16 +25,6 @@ class Finding(TypedDict):
     mend: str
 
 
-_LIBRARIES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "pillow",
-    "pydantic",
-    "matplotlib",
-)
 _EXTRAS = {
     "serve": (("fastapi", "gradio", "uvicorn"), "a web page and an HTTP API"),
     "audio": (("faster-whisper",), "spoken questions"),
@@ -67,7 +58,7 @@ def _version(package: str) -> str | None:
 def _software() -> Iterator[Finding]:
     yield _finding("software", "finesight", __version__, True)
     yield _finding("software", "Python", platform.python_version(), True)
-    for package in _LIBRARIES:
+    for package in LIBRARIES:
         version = _version(package)
         yield _finding(
             "software", package, version or "not installed", version is not None, "pip install finesight"

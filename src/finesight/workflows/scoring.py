@@ -1,5 +1,6 @@
 """Answers, scores, baselines and the report's pictures of one split; used by training and by evaluation alike."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from finesight.evaluation.score import score
 from finesight.evaluation.table import dump
 from finesight.generation.predict import predict
 from finesight.runtime.files import write_bytes, write_json, write_text
+
+_log = logging.getLogger("finesight")
 
 _THUMBNAIL = 192
 """Pixels of the longer side of a picture in the report."""
@@ -77,6 +80,8 @@ def _baselines(
     predictions: Sequence[Prediction], examples: ExampleSet, train: ExampleSet
 ) -> dict[str, list[Prediction]]:
     """Answers that need no learning: the most common one, and that of the training picture that looks most alike."""
+    if len(train) > _MOST_NEIGHBOURS:
+        _log.info("baselines: of the first %s training samples", f"{_MOST_NEIGHBOURS:,}")
     known = [train.samples[index] for index in range(min(len(train), _MOST_NEIGHBOURS))]
     answers = [sample.references[0] for sample in known]
     guesses = {"majority": majority([sample.prompt for sample in known], answers, predictions)}
