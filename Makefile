@@ -5,7 +5,8 @@
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
-PYTEST := .venv/bin/python -m pytest
+# Two processes share the tests; one thread each, since threads that wait for each other on two cores cost the most.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 TODAY := $(shell date -u +%Y-%m-%d)
 
 .DEFAULT_GOAL := help
@@ -35,6 +36,6 @@ check: .venv/installed
 	  { echo "finesight needs Python 3.11 or newer, and $(PYTHON) is not: try make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv (once; a few minutes) ..."
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install -c constraints.txt setuptools torch
+	@$(PIP) install -c constraints.txt setuptools torch==2.13.0
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
