@@ -323,7 +323,14 @@ def test_one_way_from_picture_to_model(tmp_path: Path, form: str) -> None:
 def test_recipe_transforms_reach_the_transform() -> None:
     assert transform_of(Transforms()) is None
     values = {"rotate": 90.0, "scale": 0.75, "translate": 1.0, "shear": 30.0, "wave": 0.25, "brightness": 1.0}
-    values |= {"contrast": 1.0, "saturation": 1.0, "hue": 180.0, "fill": "white", "flip": "all"}
+    values |= {
+        "contrast": 1.0,
+        "saturation": 1.0,
+        "hue": 180.0,
+        "fill": "white",
+        "flip": "all",
+        "stretch": 0.75,
+    }
     transform = transform_of(Transforms(**values))
     assert transform is not None
     wanted = {**values, "scale": (0.25, 1.75), "hue": 0.5}

@@ -68,7 +68,7 @@ def test_stops_in_every_phase_and_goes_on(
 def test_stops_inside_an_evaluation_and_measures_again(
     tmp_path: Path, tiny_data: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finesight.workflows import train as workflow
+    from finesight.workflows import session as workflow
 
     plain, calls = workflow.predict, []
 

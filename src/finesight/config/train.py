@@ -24,7 +24,7 @@ BestBy = Literal[
     "cider",
     "rouge_l",
 ]
-"""What decides the best checkpoint. `val_loss` is better when lower, all others when higher; `last` takes the newest."""
+"""What decides the best checkpoint. `val_loss` is better when lower, all others when higher; `last`: the newest."""
 
 SCORES: Mapping[MetricName, tuple[BestBy, ...]] = MappingProxyType(
     {

@@ -138,7 +138,8 @@ def _bytes(key: Key) -> bytes:
 
 def _stretch_draw(key: Key) -> float:
     """A number, uniform in [−1, 1), beside the sixteen."""
-    return struct.unpack("<I", blake2b(_bytes(key), digest_size=4, person=b"stretch").digest())[0] / 2**31 - 1
+    word = int.from_bytes(blake2b(_bytes(key), digest_size=4, person=b"stretch").digest(), "little")
+    return word / 2**31 - 1
 
 
 def _flip(image: Image.Image, flip: Flip, key: Key) -> Image.Image:
