@@ -119,7 +119,10 @@ def test_all_faults_are_told_at_once() -> None:
         (["train.stop={patience: 2.5}"], ["`train.stop.patience` is 2.5", "below 1"]),
         (["train.stop={patience: -1}"], ["at least 1"]),
         (["train.micro_batch=all"], ['the text "all"', "auto"]),
-        (["train.batch_size=32", "train.micro_batch=64"], ["`micro_batch: 64` is larger than `batch_size: 32`"]),
+        (
+            ["train.batch_size=32", "train.micro_batch=64"],
+            ["`micro_batch: 64` is larger than `batch_size: 32`"],
+        ),
         (["train.warmup=true"], ["is true", "a whole number or a number"]),
         (["train.batch_size=32.0"], ["is 32.0", "write 32"]),
         (["train.batch_size=1_000"], ["write 1000"]),
