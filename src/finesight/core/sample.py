@@ -7,13 +7,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a sample stands: a file and its row. The first row of data is 1; a header is not counted."""
+    """Where a sample stands: a file and its row. The first row of data is 1; 0 is the file itself."""
 
     file: str
     row: int
 
     def __str__(self) -> str:
-        return f"{self.file}, row {self.row}"
+        return f"{self.file}, row {self.row}" if self.row else self.file
 
 
 @dataclass(frozen=True)

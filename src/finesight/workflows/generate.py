@@ -71,4 +71,4 @@ def _sample(path: Path, question: str | None) -> Sample:
             f"the picture cannot be read: {error.strerror}", str(path), "correct the path"
         ) from error
     turn = Message("user", (Image(data), Text(question or DEFAULT_PROMPT)))
-    return Sample(path.name, (turn,), (), Origin(str(path), 1))
+    return Sample(path.name, (turn,), (), Origin(str(path), 0))
