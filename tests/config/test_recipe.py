@@ -225,6 +225,9 @@ def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "did you mean `quickstart`" in str(refused(recipe="quikstart"))
     assert "shipped recipes: " in str(refused(recipe="none/of/these.yaml"))
     assert "is a folder" in str(refused(recipe="."))
+    (tmp_path / "quickstart").mkdir()
+    assert load_recipe("quickstart").run.name == "quickstart"
+    (tmp_path / "quickstart").rmdir()
     (tmp_path / "mine.yaml").write_text("run: {}", encoding="utf-8")
     assert "mine.yaml" in str(refused(recipe="mien.yaml"))
     (tmp_path / "quickstart").write_text("run: {}", encoding="utf-8")

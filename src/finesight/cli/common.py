@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MOST_SLICES = 12
 """Slices that a table on the screen shows; `results.json` and the report have all."""
 
-PIPE_WIDTH = 110
+PIPE_WIDTH = 124
 """Columns of a table that goes into a file or another command."""
 JSON_HELP = "Print one JSON object on standard output, and nothing else there."
 OVERRIDES_HELP = (
@@ -141,21 +141,21 @@ def print_scores(result: Mapping[str, Any]) -> None:
         key = (score["split"], score["slice"], score["name"])
         rows.append(
             [
-                *(score["split"], score["slice"], score["name"], _number(score["value"])),
+                *(score["slice"], score["name"], _number(score["value"])),
                 f"{_number(score['low'])} – {_number(score['high'])}",
                 f"{score['count']:,}",
                 *(_against(found.get((*key, name))) for name in names),
             ]
         )
     columns = {
-        "split": "left",
         "slice": "left",
         "score": "left",
         "value": "right",
         "95 % interval": "right",
         "samples": "right",
     }
-    print_table("Scores", columns | {name.replace("_", " "): "right" for name in names}, rows)
+    splits = ", ".join(dict.fromkeys(score["split"] for score in scores))
+    print_table(f"Scores on {splits}", columns | {name.replace("_", " "): "right" for name in names}, rows)
     if names:
         print(
             "Behind a baseline's score: by how much the model differs from it on the same samples, 95 % interval.\n"

@@ -97,20 +97,19 @@ def _path_text(value: Any) -> str:
 
 
 def _recipe_bytes(where: str) -> bytes:
-    path = Path(where)
+    path, names = Path(where), _shipped_names()
     try:
-        if path.is_dir():
+        if path.is_dir() and where not in names:  # a run's own folder hides no recipe of the same name
             inside = path / "recipe.yaml"
             cure = f"give {inside}" if inside.is_file() else "give a recipe's file or name"
             raise RecipeError(f"`{where}` is a folder, not a recipe", where, cure)
-        if path.exists():
+        if path.exists() and not path.is_dir():
             with path.open("rb") as file:
                 return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"the recipe cannot be opened: {error}", where[:200], "give the path of a readable file"
         ) from error
-    names = _shipped_names()
     if where in names:
         return _shipped_file(where).read_bytes()
     raise RecipeError(

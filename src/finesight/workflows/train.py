@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def train(
             with logging_to(run.log):
                 _train(recipe, run, asked, observer)
         report = build_report(run.path)
-    return _summary(recipe, run, report)
+    return _summary(run, report)
 
 
 def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observer | None) -> None:
@@ -169,12 +170,8 @@ def _finish(
     )
 
 
-def _summary(recipe: Recipe, run: RunDirectory, report: Path) -> dict[str, Any]:
+def _summary(run: RunDirectory, report: Path) -> dict[str, Any]:
     results = json.loads(run.results.read_text(encoding="utf-8"))
-    question = (
-        recipe.data.train[0].prompt if isinstance(recipe.data.train, tuple) else recipe.data.train.prompt
-    )
-    asked = f' "{question}"' if question else ""
     return {
         "status": "finished",
         "run": str(run.path),
@@ -183,5 +180,14 @@ def _summary(recipe: Recipe, run: RunDirectory, report: Path) -> dict[str, Any]:
         "scores": results["scores"],
         "baselines": results.get("baselines", []),
         "seconds": results["seconds"],
-        "next": f"finesight generate {run.path} --image PICTURE{asked}",
+        "next": f"finesight generate {run.path} --image PICTURE{_question(run)}",
     }
+
+
+def _question(run: RunDirectory) -> str:
+    """A question that the run was measured with, quoted for a shell; nothing where it answered none."""
+    for split in ("test", "val"):
+        if run.predictions(split).is_file():
+            with open(run.predictions(split), encoding="utf-8") as rows:
+                return " " + shlex.quote(json.loads(rows.readline())["prompt"])
+    return ""
