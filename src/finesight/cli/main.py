@@ -113,7 +113,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the `finesight` command."""
-    # On a machine that does other things, too, threads that spin while they wait for each other cost the most: a step
-    # of the quickstart took 1,023 ms with two spinning threads, 348 ms with sleeping ones. Read when torch is loaded.
+    # On a machine that does other things, too, threads that spin while they wait for each other cost the most: they
+    # keep the core from the thread that they wait for. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run())
