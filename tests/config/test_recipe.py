@@ -105,10 +105,10 @@ def test_all_faults_are_told_at_once() -> None:
             ["`data.test.0.colums`", "did you mean `columns`"],
         ),
         (["data.val={split: 0.1, gruop: x}"], ["did you mean `group`", "the keys here are split, group"]),
-        (["data.train.source=cvs"], ["unknown source `cvs`", "did you mean `csv`", "csv, folder"]),
+        (["data.train.source=cvs"], ["unknown source `cvs`", "did you mean `csv`", "csv, json"]),
         (
             ["data.train.source=null"],
-            ["does not say what kind of source", "data.train.source", "csv, folder"],
+            ["does not say what kind of source", "data.train.source", "csv, json"],
         ),
         (["data.train=3"], ["`data.train` is 3", "a source or a list of sources"]),
         (["data.train={split: 0.5}"], ["`data.train` is a mapping", "a source or a list of sources"]),

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from picture_files import encode
 
-from finesight.config.data import CsvSource, Data, FolderSource
+from finesight.config.data import Data
 from finesight.config.model import Decoder, Scratch, Tokenizer, Vision
+from finesight.config.sources import CsvSource, FolderSource
 from finesight.core.ports import Ports
 from finesight.data.dataset import Policy, SampleSet, read_samples
 from finesight.runtime.notices import Notices

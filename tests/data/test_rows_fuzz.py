@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from row_files import png, read, rows, tiny_ports
 
-from finesight.config.data import CsvSource, FolderSource
+from finesight.config.sources import CsvSource, FolderSource
 from finesight.core.errors import DataError
 from finesight.data.dataset import ExampleSet
 

@@ -8,9 +8,9 @@ same for each of its drawings. Three things keep it true, and the splits apart:
   (Syria's before 2024) or chose a shade with another name (a light blue Ukraine).
 - Countries whose flags look alike in any artist's drawings stand on one side of the split.
 
-Split by country and by artist: every drawing of the ``HELD_OUT`` countries is ``test``, the flat drawings
-of the ``VALIDATION`` countries are ``val``, those of all others ``train``. The waving drawings are an artist
-that is never trained on: ``test`` for trained countries, left out for validation countries.
+Split by country and by artist: every drawing of forty countries is ``test``, the flat drawings of ten are
+``val`` (``draw.py`` chooses both), those of all others ``train``. The waving drawings are an artist that is
+never trained on: ``test`` for trained countries, left out for validation countries.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pictures import colours
+from pictures.draw import Sides, held_out
 from pictures.render import PICTURE_WIDTH, palette_png, png_picture, render
 from pictures.sources import (
     CIRCLE_FLAGS,
@@ -36,7 +37,6 @@ from pictures.sources import (
     NOTO_WAVING,
     IconSet,
     Library,
-    SourceError,
 )
 
 QUESTION = "Which colours are in this flag?"
@@ -51,19 +51,6 @@ def _codes(words: str) -> frozenset[str]:
 OTHERS_FLAG = _codes("BL BV GF GP HM MF MQ NC PM RE SH SJ UM WF YT")
 """Territories to which an artist gives the flag of Australia, Britain, France, Norway or the United States,
 or whose artists disagree on whether to."""
-
-HELD_OUT = _codes(
-    "AE AG AM AX BO BT BW CA CC CH CO CY FR GA GH GI GN GY IE JM "
-    "KR LB LY ME MG MN MO MX MZ NE PT RW SA SN TL TM TN TZ VE ZM"
-)
-"""Forty countries for testing alone.
-
-Drawn once: the groups of look-alikes, sorted, shuffled by ``random.Random(7)`` and taken in turn while they
-fit. Groups of more than three (such as the eleven blue ensigns) stay in training: one would fill the sample.
-"""
-
-VALIDATION = _codes("CR GD HT LT LV MR NR SS ST TK")
-"""Ten countries for validation, the next in the same draw."""
 
 LARGE_SHARE = 0.07
 """A colour that fills this share of the answer's drawing must be seen in every drawing of the country."""
@@ -107,11 +94,11 @@ class Country:
 def build(library: Library, folder: Path) -> None:
     """Write ``flags.csv`` into ``folder``."""
     countries = read_countries(library)
-    check_sides(countries)
+    sides = held_out(look_alikes(countries), {country.code: country.answer for country in countries})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(row for country in countries for row in rows(country))
+    writer.writerows(row for country in countries for row in rows(country, sides))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "flags.csv").write_text(text.getvalue(), encoding="utf-8", newline="\n")
 
@@ -124,11 +111,11 @@ def read_countries(library: Library) -> list[Country]:
     return [_country(code, names[code], drawer.drawings(code)) for code in codes]
 
 
-def rows(country: Country) -> list[tuple[str, ...]]:
+def rows(country: Country, sides: Sides) -> list[tuple[str, ...]]:
     """The country's rows, in the order of ``COLUMNS``."""
     found: list[tuple[str, ...]] = []
     for drawing in country.drawings:
-        split, held_out = side(country.code, drawing.artist)
+        split, held_out = side(country.code, drawing.artist, sides)
         if not split:
             continue
         picture = base64.b64encode(palette_png(drawing.picture, PALETTE)).decode("ascii")
@@ -138,23 +125,13 @@ def rows(country: Country) -> list[tuple[str, ...]]:
     return found
 
 
-def side(code: str, artist: str) -> tuple[str, str]:
+def side(code: str, artist: str, sides: Sides) -> tuple[str, str]:
     """Split and reason for holding out of a drawing; an empty split means that it is left out."""
-    if code in HELD_OUT:
+    if code in sides["test"]:
         return "test", "country"
-    if code in VALIDATION:
+    if code in sides["val"]:
         return ("", "") if artist == WAVING else ("val", "")
     return ("test", "artist") if artist == WAVING else ("train", "")
-
-
-def check_sides(countries: list[Country]) -> None:
-    """Refuse unknown codes in the fixed lists, and look-alikes on two sides of the split."""
-    unknown = (HELD_OUT | VALIDATION) - {country.code for country in countries}
-    if unknown:
-        raise SourceError(f"no such country in all five sources: {sorted(unknown)}")
-    for group in look_alikes(countries):
-        if len({side(code, "") for code in group}) > 1:
-            raise SourceError(f"these flags look alike, but stand on different sides of the split: {group}")
 
 
 def look_alikes(countries: list[Country]) -> list[list[str]]:

@@ -8,72 +8,16 @@ from pydantic import (
     Discriminator,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Tag,
     model_validator,
 )
 
-from finesight.config.base import Inconsistent, Section, by_shape, shape
+from finesight.config.base import Inconsistent, Section, Switch, shape
+from finesight.config.sources import Source
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
-Wanted = Annotated[Annotated[str, Tag("text")] | Annotated[tuple[str, ...], Tag("a list")], by_shape]
-
-
-class Columns(Section):
-    """Names of the columns (or JSON keys) that a sample is made from; those absent are guessed and said."""
-
-    image: str | None = None
-    """Column of the picture: base64 text or a path below `root`."""
-    question: str | None = None
-    """Column of the question; not used where the source has a `prompt`, which may put it in by `{name}`."""
-    answer: str | None = None
-    """Column of the answer or caption."""
-    id: str | None = None
-    """Column of a unique name; the row number where absent."""
-
-
-class SourceBase(Section):
-    """What every source has."""
-
-    source: str
-    """Kind of the source."""
-    path: str
-    """File or folder; relative to where the command runs. `shipped:flags/flags.csv` names shipped data."""
-    columns: Columns = Columns()
-    """Names of the columns."""
-    prompt: str | None = None
-    """What is asked of each picture. `{name}` puts in that column's text, `{{` and `}}` are braces."""
-    where: dict[str, Wanted] = Field(default_factory=dict)
-    """Only rows whose column has this value (or one of these)."""
-    tags: tuple[str, ...] = ()
-    """Columns whose values slice the scores."""
-    group: str | None = None
-    """Column of what belongs together: kept on one side of a split, resampled together by a bootstrap."""
-    max_samples: PositiveInt | None = None
-    """Use only the first so many samples."""
-
-
-class CsvSource(SourceBase):
-    """A CSV or TSV file with a header row; pictures as base64 text or as paths."""
-
-    source: Literal["csv"]
-    """Kind of the source."""
-    root: str | None = None
-    """Folder that picture paths are relative to; the file's own folder where absent."""
-    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
-    """Character between columns; a tab for `.tsv`, else a comma."""
-
-
-class FolderSource(SourceBase):
-    """A folder of pictures with a JSON or JSON Lines file of rows, or a `.txt` caption beside each picture."""
-
-    source: Literal["folder"]
-    """Kind of the source."""
-    rows: str | None = None
-    """File of rows below `path`; `rows.json`, `rows.jsonl`, `metadata.jsonl` or `captions.json` where absent."""
-
-
-Source = Annotated[CsvSource | FolderSource, Field(discriminator="source")]
 
 
 class ByColumn(Section):
@@ -123,6 +67,11 @@ def _samples(value: Any) -> str:
 def _some(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     if not sources:
         raise Inconsistent("the list of sources is empty", "give a source, or take the key out")
+    weighted = [source.weight is not None for source in sources]
+    if any(weighted) and not all(weighted):
+        raise Inconsistent("some sources have a `weight` and some have none", "give each source one, or none")
+    if any(source.stream for source in sources) and len(sources) > 1:
+        raise Inconsistent("a source with `stream: true` stands in a list", "stream one source alone")
     return sources
 
 
@@ -140,6 +89,8 @@ SourcesOrSplit = Annotated[_One | _Many | Annotated[Split, Tag("a split")], Disc
 class Transforms(Section):
     """Random changes of a training picture; a pure function of seed, epoch and sample. All are off by default."""
 
+    crop: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """Largest share of the area that a random crop takes away."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation, in degrees, either way."""
     scale: Annotated[float, Field(ge=0, le=0.75)] = 0.0
@@ -164,7 +115,7 @@ class Transforms(Section):
     """What comes in from outside the picture: its nearest edge pixel, or white."""
     flip: Literal["none", "horizontal", "both", "all"] = "none"
     """Mirrors, each with probability ½: left–right; also top–bottom; `all` also swaps the axes.
-    For pictures whose words and answers do not speak of sides."""
+    Samples whose words speak of sides or directions, or of what is written, are left as they are, and counted."""
 
 
 class Data(Section):
@@ -180,10 +131,25 @@ class Data(Section):
     """What a row that cannot be used does: end the run, or be left out, counted and listed in `faults.csv`."""
     bad_row_limit: NonNegativeInt | None = None
     """With `skip`: more bad rows than this end the run all the same; no limit where absent."""
+    on_long: Literal["stop", "skip", "drop_turns", "cut_answer"] = "stop"
+    """What a sample does that is longer than the model takes: end the run; be left out; lose whole turns from the
+    start; or lose the end of its answer. A picture is never cut. Each is counted and listed."""
+    max_tokens: PositiveInt | None = None
+    """Longest sample in tokens, pictures included; what the model takes where absent."""
+    check: Literal["auto", "all", "quick"] = "auto"
+    """Before step 1, decode `all` pictures, or (`quick`) only look whether they are there. The words of every row are
+    always checked. `auto` decodes all of up to 20,000 rows. What was checked once is not checked again."""
+    allow_urls: Switch = False
+    """Fetch pictures that rows name by web address. Risk: whoever wrote the rows chooses which addresses this machine
+    asks; private ones are refused."""
+    allow_outside: Switch = False
+    """Read pictures from outside the source's `root`. Risk: whoever wrote the rows chooses which files are read."""
     transforms: Transforms = Transforms()
     """Random changes of the training pictures."""
     workers: NonNegativeInt = 0
     """Processes that read and prepare samples beside the training; 0 prepares them in between."""
+    timeout: PositiveFloat = 300.0
+    """Seconds that a worker may be silent before the run ends with a message that names the samples it had."""
 
     @model_validator(mode="after")
     def _limit_needs_skip(self) -> "Data":

@@ -30,7 +30,14 @@ class Image:
     data: bytes = field(repr=False)
 
 
-Part = Text | Image
+@dataclass(frozen=True)
+class Audio:
+    """A sound in a message, still encoded (the bytes of a WAV, FLAC, MP3, ... file)."""
+
+    data: bytes = field(repr=False)
+
+
+Part = Text | Image | Audio
 Role = Literal["system", "user", "assistant"]
 
 
@@ -50,6 +57,11 @@ class Message:
     def images(self) -> tuple[Image, ...]:
         """The pictures of the turn, in order."""
         return tuple(part for part in self.parts if isinstance(part, Image))
+
+    @property
+    def sounds(self) -> tuple[Audio, ...]:
+        """The sounds of the turn, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Audio))
 
 
 @dataclass(frozen=True)
@@ -76,3 +88,8 @@ class Sample:
     def images(self) -> tuple[Image, ...]:
         """All pictures of the sample, in order of their turns."""
         return tuple(image for turn in self.messages for image in turn.images)
+
+    @property
+    def sounds(self) -> tuple[Audio, ...]:
+        """All sounds of the sample, in order of their turns."""
+        return tuple(sound for turn in self.messages for sound in turn.sounds)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from finesight.config.data import ByColumn, CsvSource, Data, FolderSource, Split, Transforms
+from finesight.config.data import ByColumn, Data, Split, Transforms
+from finesight.config.sources import Source
 from finesight.core.batch import IGNORE, Example
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
@@ -21,7 +22,6 @@ from finesight.data.splits import split_groups
 from finesight.data.transforms import PictureTransform, TransformSettings
 from finesight.runtime.notices import Notices
 
-AnySource = CsvSource | FolderSource
 Tick = Callable[[int], None]
 """Called with the number of rows read so far."""
 
@@ -116,7 +116,7 @@ class SampleSet:
 
 
 def read_samples(
-    sources: AnySource | tuple[AnySource, ...],
+    sources: Source | tuple[Source, ...],
     policy: Policy,
     notices: Notices,
     purpose: str,
@@ -192,7 +192,7 @@ def _place(source: RowSource, row: int) -> str:
     return f"{source.reader.file}, row {row + 1}"
 
 
-def _name(source: AnySource, number: int, sources: int) -> str:
+def _name(source: Source, number: int, sources: int) -> str:
     """Prefix of row-number ids: the file's stem, with the source's number where there are several."""
     stem = re.split(r"[/:]", source.path.rstrip("/"))[-1].split(".")[0] or "row"
     return stem if sources == 1 else f"{stem}-{number + 1}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finesight.config.data import Columns, CsvSource, FolderSource
+from finesight.config.sources import Columns, Source
 from finesight.core.errors import DataError, Fault
 from finesight.core.sample import Image, Message, Origin, Sample, Text
 from finesight.data.media import DEFAULT_LIMITS, decode_base64
@@ -41,7 +41,7 @@ class RowSource:
     """Samples of one source. `columns` are the recipe's names with the guessed ones filled in."""
 
     reader: Reader
-    source: CsvSource | FolderSource
+    source: Source
     columns: Columns
     name: str
 
@@ -54,7 +54,7 @@ class RowSource:
         values = self.reader.row(index)
         if not self._wanted(values):
             return None
-        origin, columns, source = Origin(self.reader.file, index + 1), self.columns, self.source
+        origin, columns, source = self.reader.origin(index), self.columns, self.source
         assert columns.image is not None  # open_rows has found it, and the answer
         image = Image(self._picture(values[columns.image], origin)) if pictures else _NO_PICTURE
         question = self._prompt(values, origin)
@@ -98,7 +98,7 @@ class RowSource:
                 len(cell) > _LONGEST_PATH or "." not in cell[-8:]
             ):  # base64 has no dot, a file's name has a suffix
                 return decode_base64(cell, where)
-            return _picture_file(self.reader.root, cell, where)
+            return _picture_file(Path(self.reader.root), cell, where)
         except DataError as error:
             error.column = column
             raise
@@ -149,7 +149,7 @@ def _guess(reader: Reader, named: Columns, asks: bool) -> Columns:
     return Columns(**guessed)
 
 
-def _needed(source: CsvSource | FolderSource) -> dict[str, str]:
+def _needed(source: Source) -> dict[str, str]:
     """Columns that the recipe needs, each with the key that names it."""
     needed = {
         value: f"columns.{role}" for role, value in source.columns.model_dump().items() if value is not None
@@ -173,7 +173,7 @@ def _missing(column: str, key: str, reader: Reader) -> Fault:
     return Fault(f"there is no column `{column}`", f"{reader.file}, `{key}` of the source", mend)
 
 
-def open_rows(source: CsvSource | FolderSource, name: str = "row") -> RowSource:
+def open_rows(source: Source, name: str = "row") -> RowSource:
     """Open a source, guess its columns, and check that all that the recipe names are there.
 
     `name` begins the ids of samples that have none of their own.

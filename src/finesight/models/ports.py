@@ -8,7 +8,7 @@ from typing import Any
 
 from finesight.core.errors import ModelError
 from finesight.core.ports import ImagePort, Ports, Resample
-from finesight.core.sample import Image, Message
+from finesight.core.sample import Image, Message, Part, Text
 
 _RESAMPLE: dict[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of its filters."""
@@ -19,13 +19,16 @@ def as_conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [
         {
             "role": message.role,
-            "content": [
-                {"type": "image"} if isinstance(part, Image) else {"type": "text", "text": part.text}
-                for part in message.parts
-            ],
+            "content": [_as_content(part) for part in message.parts],
         }
         for message in messages
     ]
+
+
+def _as_content(part: Part) -> dict[str, str]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    return {"type": "image" if isinstance(part, Image) else "audio"}
 
 
 def _image_port(processor: Any, tokens_per_image: int) -> ImagePort:

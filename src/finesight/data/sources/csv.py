@@ -5,14 +5,15 @@ import io
 import os
 import weakref
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from finesight.config.data import CsvSource
 from finesight.config.place import resolve_path
+from finesight.config.sources import CsvSource
 from finesight.core.errors import DataError
+from finesight.core.sample import Origin
 
 _LARGEST_FIELD = 96 << 20
 """Characters of the longest field: the base64 text of the largest picture file that is let in, and some more."""
@@ -24,7 +25,7 @@ class CsvReader:
     """Rows of a CSV file, read by byte offset; quoted fields may hold line breaks, blank lines are no rows."""
 
     def __init__(self, path: Path, delimiter: str, root: Path) -> None:
-        self.file, self.root = str(path), root
+        self.file, self.root = str(path), str(root)
         self._delimiter = delimiter
         self._open()
         self._offsets = self._index()  # of the header, of each row, and of the file's end
@@ -82,7 +83,16 @@ class CsvReader:
     def __len__(self) -> int:
         return len(self._offsets) - 2
 
-    def row(self, index: int) -> Mapping[str, str]:
+    def origin(self, index: int) -> Origin:
+        """Where row `index` stands."""
+        return Origin(self.file, index + 1)
+
+    def identity(self) -> str:
+        """Size and time of the file."""
+        found = os.stat(self._descriptor)
+        return f"{found.st_size} {found.st_mtime_ns}"
+
+    def row(self, index: int, columns: Collection[str] | None = None) -> Mapping[str, str]:
         """Text by column of row `index`."""
         where = f"{self.file}, row {index + 1}"
         fields = self._fields(index + 1, where)

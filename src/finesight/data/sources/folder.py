@@ -1,13 +1,15 @@
 """A folder of pictures: rows in a JSON or JSON Lines file, or a text file with the caption beside each picture."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finesight.config.data import FolderSource
 from finesight.config.place import resolve_path
+from finesight.config.sources import FolderSource
 from finesight.core.errors import DataError
+from finesight.core.sample import Origin
 
 _ROW_FILES = ("rows.json", "rows.jsonl", "metadata.jsonl", "captions.json")
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -17,14 +19,23 @@ class FolderReader:
     """Rows about the pictures of a folder. A row that could not be read is kept as its error."""
 
     def __init__(self, file: Path, root: Path, rows: Sequence[Any], columns: Sequence[str] = ()) -> None:
-        self.file, self.root, self._rows = str(file), root, rows
+        self.file, self.root, self._rows = str(file), str(root), rows
         named = (row for row in rows if isinstance(row, dict))
         self.columns = tuple(dict.fromkeys([*columns, *(key for row in named for key in row)]))
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def row(self, index: int) -> Mapping[str, str]:
+    def origin(self, index: int) -> Origin:
+        """Where row `index` stands."""
+        return Origin(self.file, index + 1)
+
+    def identity(self) -> str:
+        """Size and time of the file."""
+        found = os.stat(self.file)
+        return f"{found.st_size} {found.st_mtime_ns}"
+
+    def row(self, index: int, columns: Collection[str] | None = None) -> Mapping[str, str]:
         """Text by key of row `index`; numbers and truth values as JSON writes them, missing and null as empty."""
         row, where = self._rows[index], f"{self.file}, row {index + 1}"
         if isinstance(row, _Unreadable):
