@@ -105,6 +105,15 @@ def test_a_country_stands_on_one_side_but_for_waving_drawings_of_trained_ones(fl
     assert all(splits[code] == {"train"} for code in waving)
 
 
+def test_the_countries_held_out_show_each_colour_as_often_as_all_do(flags: list[Row]) -> None:
+    colours = {row["country"]: row["caption"].split(", ") for row in flags}
+    held_out = {row["country"] for row in flags if row["held_out"] == "country"}
+    for colour in {name for names in colours.values() for name in names}:
+        having = {country for country, names in colours.items() if colour in names}
+        expected = len(having) * len(held_out) / len(colours)
+        assert len(having & held_out) == pytest.approx(expected, abs=1), colour
+
+
 def test_no_two_flags_that_look_alike_stand_on_two_sides(flags: list[Row]) -> None:
     by_artist = defaultdict(list)
     for row in flags:
