@@ -371,6 +371,6 @@ def transform_of(settings: Transforms) -> PictureTransform | None:
     """The recipe's picture transforms, or none where all are off."""
     if settings == Transforms():
         return None
-    values = settings.model_dump()
+    values = settings.model_dump(exclude={"crop"})  # not built yet
     scale, hue = values.pop("scale"), values.pop("hue")
     return PictureTransform(TransformSettings(**values, scale=(1 - scale, 1 + scale), hue=hue / 360))
