@@ -22,7 +22,7 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it computes; `auto` takes CUDA, else an Apple GPU, else the CPU."""
     threads: PositiveInt | None = None
-    """Threads of a CPU run; all cores where absent."""
+    """Threads of a CPU run; all cores but those of `data.workers` where absent."""
 
 
 class Recipe(Section):

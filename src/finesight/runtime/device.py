@@ -5,16 +5,20 @@ from typing import Literal
 import torch
 
 from finesight.core.errors import RecipeError
+from finesight.runtime.environment import cores
 from finesight.runtime.memory import keep_freed_memory
 from finesight.runtime.notices import Notices
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
-def choose_device(asked: DeviceName, notices: Notices, threads: int | None = None) -> torch.device:
+def choose_device(
+    asked: DeviceName, notices: Notices, threads: int | None = None, workers: int = 0
+) -> torch.device:
     """The device of the recipe; `auto` takes CUDA, else an Apple GPU, else the CPU, and says so.
 
-    `threads` sets the threads of a CPU run. Raises RecipeError where the device asked for is not there.
+    `threads` sets the threads of a CPU run; where absent, each of the `workers` that prepare data gets a core.
+    Raises RecipeError where the device asked for is not there.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
@@ -30,6 +34,8 @@ def choose_device(asked: DeviceName, notices: Notices, threads: int | None = Non
         )
     if threads is not None:
         torch.set_num_threads(threads)
+    elif name == "cpu":  # threads that wait for a core shared with a worker hold up all others
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() - workers)))
     if name == "cpu":
         keep_freed_memory()
     if asked == "auto" and name == "cpu":

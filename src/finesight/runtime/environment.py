@@ -30,6 +30,14 @@ _LOGIN = re.compile(r"://[^/@\s]+@")
 """Name and password in an address."""
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
 def without_secrets(words: list[str]) -> list[str]:
     """Command-line words with what looks like a secret blotted out."""
     clean, hide_next = [], False

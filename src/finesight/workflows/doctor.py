@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import psutil
 
 from finesight import __version__
-from finesight.runtime.environment import LIBRARIES
+from finesight.runtime.environment import LIBRARIES, cores
 
 
 class Finding(TypedDict):
@@ -67,11 +67,7 @@ def _software() -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     yield _finding("machine", "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        usable = os.cpu_count() or 1
-    yield _finding("machine", "processor", f"{usable} of {os.cpu_count()} cores may be used")
+    yield _finding("machine", "processor", f"{cores()} of {os.cpu_count()} cores may be used")
     memory = psutil.virtual_memory()
     yield _finding(
         "machine", "memory", f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free"

@@ -72,7 +72,7 @@ def prepare(
 
     `go_on` is called at each row and may raise to stop.
     """
-    device = choose_device(recipe.run.device, notices, recipe.run.threads)
+    device = choose_device(recipe.run.device, notices, recipe.run.threads, recipe.data.workers)
     precision = choose_precision(recipe.train.precision, device.type, notices)
     policy = Policy(recipe.data)
     if observer is not None:
