@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from finesight.core.errors import DataError, FinesightError
 
 R = TypeVar("R")
 
-Task = Callable[[Sequence[int]], R]
-"""Work on some consecutive rows (numbered from 0), to be gone through by a `for` loop; a function of a module, or a
-`functools.partial` of one over what can be pickled."""
+Task = Callable[[range], R]
+"""Work on some consecutive rows, numbered from 0; a function of a module, or what can be pickled and called. A task
+that goes through its rows by a `for` loop is seen to get on row by row; another one chunk by chunk."""
 
 CHUNK = 256
 """Rows that are handed out at once: some milliseconds of work, and a small part of any large number."""
@@ -108,16 +108,16 @@ def _row(row: int) -> str:
 
 
 def _here(task: Task[R], start: int, stop: int, tick: Callable[[int], object]) -> R:
-    result = task(_Rows(start, stop, tick))
+    result = task(cast(range, _Rows(start, stop, tick)))
     tick(stop)
     return result
 
 
 class _Rows(Sequence[int]):
-    """Consecutive rows; each is told before it is gone through."""
+    """What a task knows of a range, and that each row is told before it is gone through."""
 
     def __init__(self, start: int, stop: int, tell: Callable[[int], object]) -> None:
-        self._rows, self._tell = range(start, stop), tell
+        self.start, self.stop, self._rows, self._tell = start, stop, range(start, stop), tell
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -293,7 +293,7 @@ def _serve(descriptor: int, marks: int, slot: int) -> None:
             try:
                 if payload is not None:
                     task, payload = pickle.loads(payload), None
-                answer = pickle.dumps((True, task(_Rows(start, stop, tell)), ""))
+                answer = pickle.dumps((True, task(cast(range, _Rows(start, stop, tell))), ""))
             except Exception as error:
                 answer = _told(error)
             connection.send_bytes(answer)
