@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
@@ -72,7 +72,7 @@ def over_rows(
     patience: float = 4.0,
     timeout: float = 300.0,
     place: Callable[[int], str] | None = None,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """`task` over rows `first` (included) to `count` (excluded), a chunk at a time: its results, in order.
 
     The work begins in this process, and goes to `jobs` worker processes once it is clear that more than `patience`
@@ -83,20 +83,21 @@ def over_rows(
     """
     tick = tick or _unwatched
     if jobs and sys.platform != "win32" and sys.executable:  # there, workers cannot inherit a pipe
-        begun, row = time.monotonic(), first
-        while patience and first < count:
-            yield _here(task, first, min(first + chunk, count), tick)
-            first = min(first + chunk, count)
-            spent = time.monotonic() - begun
-            if spent >= _FIRST_LOOK and spent / (first - row) * (count - first) > patience:
+        spent, row, size = 0.0, first, 1
+        while patience and row < count:
+            stop, begun = min(row + size, count), time.monotonic()
+            result = _here(task, row, stop, tick)
+            spent += time.monotonic() - begun
+            row, size = stop, min(2 * size, chunk)  # few rows at first: each may take long
+            yield result
+            if spent >= _FIRST_LOOK and spent / (row - first) * (count - row) > patience:
                 break
-        if first < count:
-            with _Crew(task, min(jobs, -(-(count - first) // chunk)), timeout, place or _row) as crew:
-                yield from crew.work(first, count, chunk, tick)
+        if row < count:
+            with _Crew(task, min(jobs, -(-(count - row) // chunk)), timeout, place or _row) as crew:
+                yield from crew.work(row, count, chunk, tick)
         return
-    while first < count:
-        yield _here(task, first, min(first + chunk, count), tick)
-        first = min(first + chunk, count)
+    for row in range(first, count, chunk):
+        yield _here(task, row, min(row + chunk, count), tick)
 
 
 def _unwatched(rows: int) -> None:
