@@ -7,6 +7,7 @@ With `FINESIGHT_PROOF_RECORD` set, a JSON file of that name gets each test's out
 import json
 import os
 import platform
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,15 @@ hypothesis.settings.load_profile("finesight")
 def proof_factor() -> int:
     """By how much the counts of the acceptance tests are multiplied."""
     return PROOF_FACTOR
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own, empty at the start; it comes before all other fixtures."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINESIGHT_CACHE", str(folder))
+        yield folder
 
 
 class ProofRecord:
