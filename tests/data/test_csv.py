@@ -137,9 +137,9 @@ def test_a_broken_row_leaves_the_others(file: Path, line: bytes, what: str) -> N
 def test_a_file_that_shrinks_is_told(file: Path) -> None:
     found = reader_of(file, "a,b\n1,2\n3,4\n")
     file.write_text("a,b\n1,2\n")
-    assert found.row(0)["b"] == "2"
-    with pytest.raises(DataError, match="became shorter"):
-        found.row(1)
+    for index in range(2):
+        with pytest.raises(DataError, match="became shorter"):
+            found.row(index)
 
 
 def test_places(tmp_path: Path) -> None:

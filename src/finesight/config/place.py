@@ -1,6 +1,7 @@
 """Where a recipe's paths lead: to the person's files, or into the data that finesight ships."""
 
 import difflib
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,12 +9,25 @@ from finesight.core.errors import DataError
 
 SHIPPED = "shipped:"
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(://|::.*://)")
+_LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
+
+
+def is_address(path: str) -> bool:
+    """Whether `path` names a place beyond this machine's folders: `s3://…`, `https://…`, `memory://…`."""
+    return _ADDRESS.match(path) is not None and _LOCAL.match(path) is None
+
 
 def resolve_path(path: str, key: str = "path") -> Path:
     """The existing file or folder that `path` names; `shipped:flags/flags.csv` is part of finesight itself.
 
-    `key` is the recipe key that the path stands under; a DataError about a missing file names it.
+    `file://` is taken off. `key` is the recipe key that the path stands under; a DataError about a missing file names
+    it, and so does one about an address (`is_address`), which only some sources can read.
     """
+    if is_address(path):
+        what = f"`{path[:100]}` is an address, and a file or folder of this machine is needed"
+        raise DataError(what, key, "download it, and give the path")
+    path = _LOCAL.sub("", path, count=1) if _LOCAL.match(path) else path
     shipped = path.startswith(SHIPPED)
     root = Path(str(files("finesight") / "assets" / "pictures"))
     place = root / path.removeprefix(SHIPPED) if shipped else Path(path).expanduser()

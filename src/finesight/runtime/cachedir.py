@@ -1,9 +1,9 @@
 """Things that can be made anew and are kept between runs: whole or not there, safe with several processes at once.
 
-The cache folder is `$FINESIGHT_CACHE`, else `$XDG_CACHE_HOME/finesight`, else `~/.cache/finesight`; it may be deleted at
-any time. An entry is a folder `<kind>/<hash of its key>`, made under a temporary name and renamed once it is whole. Its
-`entry.json` holds the key, a format number, and the size and checksum of every file: an entry that is damaged, of another
-format or of another key counts as none, and is made again. Nothing in it is ever unpickled.
+The cache folder is `$FINESIGHT_CACHE`, else `$XDG_CACHE_HOME/finesight`, else `~/.cache/finesight`; it may be deleted
+at any time. An entry is a folder `<kind>/<hash of its key>`, made under a temporary name and renamed once it is whole.
+Its `entry.json` holds the key, a format number, and the size and checksum of every file: an entry that is damaged, of
+another format or of another key counts as none, and is made again. Nothing in it is ever unpickled.
 """
 
 import contextlib
@@ -54,7 +54,11 @@ def cache_root() -> Path:
 
 def cache_folder(kind: str, key: str) -> Path:
     """Where the entry of `key` stands, there or not. `kind` is one word for what the entries hold."""
-    return cache_root() / kind / hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return (
+        cache_root()
+        / kind
+        / hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    )
 
 
 def find_entry(kind: str, key: str, form: int) -> Path | None:
@@ -108,6 +112,11 @@ def cached(kind: str, key: str, form: int, write: Callable[[Path], None], source
         with _one_at_a_time(cache_folder(kind, key)):
             found = find_entry(kind, key, form) or publish_entry(kind, key, form, write, source)
     return found
+
+
+def forget_entry(kind: str, key: str) -> None:
+    """Remove the entry of `key`, which was found to be wrong."""
+    _remove(cache_folder(kind, key))
 
 
 def checksum_of(file: Path) -> str:

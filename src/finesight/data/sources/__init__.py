@@ -5,13 +5,26 @@ in `finesight.data.samples`. To add a format: a file here, its class in `config/
 """
 
 from collections.abc import Callable, Collection, Mapping
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from finesight.config.sources import CsvSource, FolderSource, Source
+from finesight.config.sources import (
+    CsvSource,
+    FolderSource,
+    JsonSource,
+    LlavaSource,
+    MessagesSource,
+    PairsSource,
+    Source,
+    TextSource,
+    VqaSource,
+)
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
-from finesight.data.sources.csv import open_csv
+from finesight.data.sources.csv import open_csv, read_csv
 from finesight.data.sources.folder import open_folder
+from finesight.data.sources.json import open_json, read_json
+from finesight.data.store import find_table
 
 Row = Mapping[str, Any]
 """Values by column: what JSON knows (text, numbers, truth values, None, lists, mappings), and bytes."""
@@ -26,6 +39,8 @@ class Reader(Protocol):
     """Folder or address that paths in the rows are relative to."""
     columns: tuple[str, ...]
     """All keys that rows may have; a row leaves out those that it has no value for."""
+    notes: tuple[tuple[str, str], ...]
+    """What a person should be told of how the rows were found: kind and text of a notice."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -40,7 +55,41 @@ class Reader(Protocol):
         """Changes whenever the rows may have: made of what is known without reading them (sizes, times, hashes)."""
 
 
-_READERS: dict[type, Callable[..., Reader]] = {CsvSource: open_csv, FolderSource: open_folder}
+def open_table(path: str, root: str | None = None, delimiter: str | None = None) -> Reader:
+    """The reader of a file of rows, chosen by the ending of its name; `path` and `root` may be addresses.
+
+    `root` is the folder of the pictures, the file's own where absent; `delimiter` is that of a CSV. Raises DataError.
+    """
+    ending = PurePosixPath(path.split("?")[0]).suffix.lower()
+    opener = _TABLES.get(ending)
+    if opener is None:
+        known = ", ".join(_TABLES)
+        raise DataError(
+            f"`{ending or path[-50:]}` is no ending of a table's name",
+            path,
+            f"name a file that ends in {known}",
+        )
+    return opener(path, root, delimiter)
+
+
+_TABLES: dict[str, Callable[[str, str | None, str | None], Reader]] = {
+    ".csv": lambda path, root, delimiter: read_csv(find_table(path, root), delimiter),
+    ".tsv": lambda path, root, delimiter: read_csv(find_table(path, root), delimiter),
+    ".json": lambda path, root, delimiter: read_json(find_table(path, root)),
+    ".jsonl": lambda path, root, delimiter: read_json(find_table(path, root)),
+    ".ndjson": lambda path, root, delimiter: read_json(find_table(path, root)),
+}
+
+_READERS: dict[type, Callable[..., Reader]] = {
+    CsvSource: open_csv,
+    FolderSource: open_folder,
+    JsonSource: open_json,
+    VqaSource: lambda source: open_table(source.path, source.root, source.delimiter),
+    LlavaSource: lambda source: open_table(source.path, source.root),
+    MessagesSource: lambda source: open_table(source.path, source.root),
+    PairsSource: lambda source: open_table(source.path, None, source.delimiter),
+    TextSource: lambda source: open_table(source.path, None, source.delimiter),
+}
 
 
 def open_source(source: Source) -> Reader:

@@ -18,6 +18,8 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 class FolderReader:
     """Rows about the pictures of a folder. A row that could not be read is kept as its error."""
 
+    notes: tuple[tuple[str, str], ...] = ()
+
     def __init__(self, file: Path, root: Path, rows: Sequence[Any], columns: Sequence[str] = ()) -> None:
         self.file, self.root, self._rows = str(file), str(root), rows
         named = (row for row in rows if isinstance(row, dict))
