@@ -62,7 +62,9 @@ class Cluster:
 def main() -> int:
     """Build or check the table; exit status 0, 1 if it differs, 2 for another archive."""
     parser = argparse.ArgumentParser(description="Rebuild the table of spellings.")
-    parser.add_argument("archive", type=Path, help="source archive of typos 1.52.0, or the folder it unpacks to")
+    parser.add_argument(
+        "archive", type=Path, help="source archive of typos 1.52.0, or the folder it unpacks to"
+    )
     parser.add_argument("--check", action="store_true", help="compare with the shipped table")
     arguments = parser.parse_args()
     data = read(arguments.archive)

@@ -58,12 +58,12 @@ class _Written:
 
 
 _AS_IT_IS = Limit()
-_SHORTEN = "shorten it, choose another `data.on_long`, raise `data.max_tokens` or use a model with a longer context"
+_SHORTEN = (
+    "shorten it, choose another `data.on_long`, raise `data.max_tokens` or use a model with a longer context"
+)
 
 
-def encode(
-    sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bool = False
-) -> EncodedText:
+def encode(sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bool = False) -> EncodedText:
     """Tokens and targets of a sample; raises DataError naming its origin where it cannot be learned from.
 
     Every answer is verified: its supervised tokens must decode to the answer and its end, character for character.
@@ -85,7 +85,9 @@ def encode(
         if dropped is not None:
             shorter = without_turns(sample, dropped)
             written = _write(shorter, ports)
-            note = f"{dropped} turns left out from the start: the sample has {length} tokens, {most} are taken"
+            note = (
+                f"{dropped} turns left out from the start: the sample has {length} tokens, {most} are taken"
+            )
             return EncodedText(written.tokens, _targets(written, shorter, ports), dropped, note)
     if limit.on_long == "cut_answer" and sample.messages[-1].role == "assistant":
         cut = _cut(written, most, sample, ports)
@@ -119,7 +121,9 @@ def _fitted_prompt(sample: Sample, ports: Ports, limit: Limit) -> EncodedText:
         fewest = _fewest(droppable(sample, ask=True), lambda item: len(_prompt(item, ports)), most, sample)
         if fewest is not None:
             dropped, tokens = fewest, _prompt(without_turns(sample, fewest), ports)
-            note = f"{dropped} turns left out from the start: the question has {length} tokens, {most} are taken"
+            note = (
+                f"{dropped} turns left out from the start: the question has {length} tokens, {most} are taken"
+            )
     if len(tokens) > most:
         raise _too_long("question", length, most, sample)
     return EncodedText(tokens, np.full(len(tokens), IGNORE, dtype=np.int32), dropped, note)
@@ -129,9 +133,7 @@ def _too_long(what: str, length: int, most: int, sample: Sample) -> TooLong:
     return TooLong(f"the {what} has {length} tokens, the model takes {most}", str(sample.origin), _SHORTEN)
 
 
-def _fewest(
-    choices: Sequence[int], length: Callable[[Sample], int], most: int, sample: Sample
-) -> int | None:
+def _fewest(choices: Sequence[int], length: Callable[[Sample], int], most: int, sample: Sample) -> int | None:
     """The fewest turns to leave out so that the sample fits; the more are left out, the shorter it is."""
     at = bisect.bisect_left(choices, True, key=lambda dropped: length(without_turns(sample, dropped)) <= most)
     return choices[at] if at < len(choices) else None

@@ -54,7 +54,7 @@ class RowSource:
         return columns.image or (columns.messages if self.layout.talks else None) or ""
 
     def identity(self) -> str:
-        """Changes whenever samples may have: with the recipe of the source, its rows, its second table, or finesight."""
+        """Changes whenever samples may have: with the source's recipe, its rows, its second table, or finesight."""
         parts = [_FORMAT, self.source.model_dump_json(), repr(self.access), self.reader.identity()]
         if self.facts is not None:
             parts.append(self.facts.table.identity())

@@ -16,7 +16,16 @@ from finesight.data.sources import Reader
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "image": (
-        *("b64string_images", "image", "images", "image_path", "image_paths", "image_file", "img", "img_path"),
+        *(
+            "b64string_images",
+            "image",
+            "images",
+            "image_path",
+            "image_paths",
+            "image_file",
+            "img",
+            "img_path",
+        ),
         *("file_name", "filename", "path", "picture", "pictures", "jpg", "jpeg", "png", "webp", "image_url"),
     ),
     "audio": ("audio", "audios", "sound", "audio_path", "speech", "wav", "flac", "mp3"),
@@ -32,7 +41,10 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 """Column names that are taken for a role where the recipe names none, in the order of preference."""
 
 _TOGETHER: Final = (
-    ("instruction", "output"),  # Alpaca; its `text` repeats question and answer, so this comes before single names
+    (
+        "instruction",
+        "output",
+    ),  # Alpaca; its `text` repeats question and answer, so this comes before single names
     ("prompt", "completion"),  # TRL
     ("question", "answer"),
 )
@@ -133,7 +145,7 @@ class _Guess:
                 self.roles[role] = self.first(*_NAMES[role])
 
     def messages(self) -> bool:
-        """Whether rows are conversations: where the recipe says so, or a column looks like it and nothing else is said."""
+        """Whether rows are conversations: the recipe says so, or a column looks like it and nothing else is said."""
         kind, named = self.source.source, self.named
         if kind in _NEVER_TALK or named.messages is not None:
             return kind not in _NEVER_TALK
@@ -270,15 +282,21 @@ def _contradictions(source: Source, talks: bool, facts: Collection[str]) -> list
     kind, named, where = source.source, source.columns, f"the source `{source.path}`"
     found = []
     if kind in _WORDS_ALONE and (named.image or named.audio):
-        mend = "take `columns.image` and `columns.audio` out, or read the file by `source: messages` or `json`"
+        mend = (
+            "take `columns.image` and `columns.audio` out, or read the file by `source: messages` or `json`"
+        )
         found.append(Fault(f"rows of `source: {kind}` are words alone", where, mend))
     if kind in _NEVER_TALK and named.messages:
         what = f"rows of `source: {kind}` are no conversations"
-        found.append(Fault(what, where, "take `columns.messages` out, or read the file by `source: messages`"))
+        found.append(
+            Fault(what, where, "take `columns.messages` out, or read the file by `source: messages`")
+        )
     if talks and source.prompt is not None:
         what = "`prompt` would not be asked: the rows are whole conversations"
         found.append(Fault(what, where, "take `prompt` out, or name `columns.question` and `columns.answer`"))
-    if source.knowledge is not None and not {*names_in(source.prompt or ""), *source.tags, source.group} & {*facts}:
+    if source.knowledge is not None and not {*names_in(source.prompt or ""), *source.tags, source.group} & {
+        *facts
+    }:
         what = "no column of the `knowledge` table is used"
         mend = "put one into the `prompt` by `{name}`; it has " + ", ".join(f"`{name}`" for name in facts)
         found.append(Fault(what, where, mend))

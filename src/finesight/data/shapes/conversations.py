@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from finesight.config.sources import Source
 from finesight.core.errors import DataError
@@ -24,7 +23,7 @@ class Conversations:
     media: Media
 
     def messages(self, cells: Cells, columns: Sequence[str], read: bool) -> tuple[Message, ...]:
-        """The messages of the turns in these columns, one after another; pictures are empty unless they are to be `read`.
+        """The messages of the turns in these columns, in order; pictures are empty unless they are to be `read`.
 
         Only the answers in the last column are learned from: TRL's `prompt` stands before its `completion`.
         """
@@ -43,7 +42,9 @@ class Conversations:
     def _turns(self, cells: Cells, column: str, learn: bool) -> list[Turn]:
         kinds: set[Kind] = {"picture", "sound"} if self.layout.columns.audio else {"picture"}
         everywhere = self.source.source == "llava"
-        found = read_turns(cell(cells.values, column), cells.where(column), column, frozenset(kinds), everywhere)
+        found = read_turns(
+            cell(cells.values, column), cells.where(column), column, frozenset(kinds), everywhere
+        )
         return [replace(turn, learn=turn.learn and learn) for turn in found]
 
     def _file(self, cells: Cells) -> str:
@@ -64,7 +65,9 @@ class Conversations:
         beside = self.layout.columns.image if kind == "picture" else self.layout.columns.audio
         where = cells.where(beside or column)
         held = listed(cell(cells.values, beside), kind, where, beside) if beside else []
-        places = [part for turn in turns for part in turn.parts if isinstance(part, Place) and part.open(kind)]
+        places = [
+            part for turn in turns for part in turn.parts if isinstance(part, Place) and part.open(kind)
+        ]
         if places:
             numbers = _numbers(places, len(held))
             if numbers is None:
@@ -78,7 +81,9 @@ class Conversations:
                 raise self._mismatch(kind, 0, len(held), turns, where, beside or column)
             if any(TAGS[kind] in part for turn in turns for part in turn.parts if isinstance(part, str)):
                 what = "the words hold `<image>`, which is the place of a picture in LLaVA's turns alone"
-                raise DataError(what, cells.where(column), f'{_LLAVA}; or write {{"type": "image"}} parts', column)
+                raise DataError(
+                    what, cells.where(column), f'{_LLAVA}; or write {{"type": "image"}} parts', column
+                )
         cells.count("place", f"{self._file(cells)}: {kind}s without a place stand before the first question")
         first = next(number for number, turn in enumerate(turns) if turn.role == "user")
         own = tuple(Place(kind, item) for item in held)

@@ -40,7 +40,9 @@ class Facts:
         key = cells.plain(column).strip()
         row = self._row(key)
         if row is None:
-            what = f"`{key}` is not in {self.table.file}" if key else "the key to the knowledge table is empty"
+            what = (
+                f"`{key}` is not in {self.table.file}" if key else "the key to the knowledge table is empty"
+            )
             mend = f"add a row with this `{self.knowledge.key}` there, or leave rows out by `knowledge.when`"
             raise DataError(what, cells.where(column), mend, column)
         values = self.table.row(row, self.columns)
@@ -71,7 +73,11 @@ def facts_of(table: Reader, knowledge: Knowledge, row_columns: Collection[str]) 
     Raises DataError for missing columns, columns that the rows have too, unreadable rows, and a key that comes twice.
     """
     faults = [
-        Fault(f"there is no column `{name}`", f"{table.file}, `knowledge.{role}`", f"it has {_names(table.columns)}")
+        Fault(
+            f"there is no column `{name}`",
+            f"{table.file}, `knowledge.{role}`",
+            f"it has {_names(table.columns)}",
+        )
         for role, names in (("key", (knowledge.key,)), ("columns", knowledge.columns))
         for name in names
         if name not in table.columns
@@ -85,7 +91,7 @@ def facts_of(table: Reader, knowledge: Knowledge, row_columns: Collection[str]) 
     if faults:
         raise DataError.of(faults)
     hashes, rows, blank = _index(table, knowledge.key)
-    said = ((("knowledge", f"{table.file}: {blank} rows have no `{knowledge.key}`"),) if blank else ())
+    said = (("knowledge", f"{table.file}: {blank} rows have no `{knowledge.key}`"),) if blank else ()
     return Facts(knowledge, table, columns, said, hashes, rows)
 
 
@@ -116,7 +122,9 @@ def _check_twice(table: Reader, column: str, hashes: np.ndarray, rows: np.ndarra
         one, other = sorted(rows[at : at + 2].tolist())
         key = _key(table, one, column)
         if key == _key(table, other, column):
-            what = f"the key `{key}` is that of row {table.origin(one).row} and of row {table.origin(other).row}"
+            what = (
+                f"the key `{key}` is that of row {table.origin(one).row} and of row {table.origin(other).row}"
+            )
             mend = "leave one of the rows, or choose a key of which each value comes once"
             raise DataError(what, f"{table.file}, column `{column}`", mend, column)
 

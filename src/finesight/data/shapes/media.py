@@ -82,7 +82,9 @@ class Media:
     def _fetched(self, url: str, kind: Kind, where: str) -> bytes:
         download = "download it, and give its path below `root`"
         if kind != "picture":
-            raise DataError(f"the {kind} is a web address, which is fetched for pictures alone", where, download)
+            raise DataError(
+                f"the {kind} is a web address, which is fetched for pictures alone", where, download
+            )
         if not self.access.allow_urls:
             mend = f"{download}; or set `data.allow_urls: true` if you trust who wrote the rows"
             raise DataError("the picture is a web address", where, mend)
@@ -113,4 +115,10 @@ def _is_nothing(value: Any) -> bool:
 def _kind_of(item: Any) -> str:
     if isinstance(item, bool):
         return "a truth value"
-    return "a number" if isinstance(item, int | float) else "a list in a list" if isinstance(item, list) else "this"
+    return (
+        "a number"
+        if isinstance(item, int | float)
+        else "a list in a list"
+        if isinstance(item, list)
+        else "this"
+    )

@@ -20,6 +20,4 @@ def names_in(template: str) -> tuple[str, ...]:
 
 def put_in(template: str, text_of: Callable[[str], str]) -> str:
     """The template with each name replaced by its text; braces within that text stay what they are."""
-    return _PLACEHOLDER.sub(
-        lambda found: found[0][0] if found[1] is None else text_of(found[1]), template
-    )
+    return _PLACEHOLDER.sub(lambda found: found[0][0] if found[1] is None else text_of(found[1]), template)

@@ -77,7 +77,9 @@ class Questions:
 
     def _question(self, cells: Cells, facts: Mapping[str, str]) -> str:
         if self.source.prompt is not None:
-            return put_in(self.source.prompt, lambda name: facts[name] if name in facts else cells.words(name))
+            return put_in(
+                self.source.prompt, lambda name: facts[name] if name in facts else cells.words(name)
+            )
         if self.layout.columns.question is None:
             return DEFAULT_PROMPT
         question = cells.filled(self.layout.columns.question, "question")
@@ -97,7 +99,7 @@ class Questions:
             yield Message("assistant", (Text(answer),))
 
     def _answer(self, cells: Cells, references: Sequence[str]) -> str | None:
-        """What is learned: the answer's column, else the most frequent reference; None for COCO's unanswered pictures."""
+        """What is learned: the answer, else the most frequent reference; None for a picture of COCO's without one."""
         column = self.layout.columns.answer
         listing = column is None or isinstance(cell(cells.values, column), list | tuple)
         challenge = self.source.source == "coco"
@@ -114,7 +116,12 @@ class Questions:
 def _turns(cells: Cells, column: str) -> bool:
     """Whether a cell holds turns of a conversation."""
     value: Any = cell(cells.values, column)
-    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping) and "role" in value[0]
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and isinstance(value[0], Mapping)
+        and "role" in value[0]
+    )
 
 
 def _texts(cells: Cells, column: str) -> tuple[str, ...]:

@@ -21,8 +21,12 @@ _NO_PROSE = re.compile(r"://|[@\\_]|\w\.\w|/.*/|^/|/$")
 def table(side: Side) -> dict[str, str]:
     """Words in small letters, each with its spelling on `side`."""
     text = (files("finesight") / "assets" / "words" / "spelling.tsv").read_text(encoding="utf-8")
-    pairs = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
-    return {us: uk for us, uk in pairs} if side == "uk" else {uk: us for us, uk in pairs}
+    words: dict[str, str] = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            us, uk = line.split("\t")
+            words |= {us: uk} if side == "uk" else {uk: us}
+    return words
 
 
 def respell(text: str, side: Side) -> tuple[str, int]:

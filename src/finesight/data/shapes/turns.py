@@ -19,7 +19,9 @@ _ROLES: Final[Mapping[str, Role]] = {
     **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "bing", "bard"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
-_TOOLS: Final = frozenset({"tool", "tools", "function", "function_call", "tool_call", "observation", "ipython"})
+_TOOLS: Final = frozenset(
+    {"tool", "tools", "function", "function_call", "tool_call", "observation", "ipython"}
+)
 _TOOL_KEYS: Final = ("tool_calls", "function_call", "tool_call_id")
 _KNOWN_KEYS: Final = frozenset({"role", "from", "content", "value", "weight"})
 
@@ -79,7 +81,9 @@ class Turn:
     def leading(self, kinds: Sequence[Kind]) -> int:
         """Number of parts of these kinds that the turn begins with."""
         others = (
-            number for number, part in enumerate(self.parts) if isinstance(part, str) or part.kind not in kinds
+            number
+            for number, part in enumerate(self.parts)
+            if isinstance(part, str) or part.kind not in kinds
         )
         return next(others, len(self.parts))
 
@@ -106,7 +110,11 @@ def read_turns(
 
 def _rows(value: Any) -> Any:
     """A list of mappings where a typed table keeps it as a mapping of lists; else the value as it is."""
-    if not isinstance(value, Mapping) or not value or not all(isinstance(part, list) for part in value.values()):
+    if (
+        not isinstance(value, Mapping)
+        or not value
+        or not all(isinstance(part, list) for part in value.values())
+    ):
         return value
     return [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
 
@@ -149,7 +157,7 @@ def _part(part: Any, where: str, column: str) -> str | Place:
         return part
     if not isinstance(part, Mapping):
         raise DataError("a part of the turn is neither text nor a mapping", where, _PART, column)
-    kind = part.get("type")
+    kind: Any = part.get("type")
     if kind is None:  # some write {"text": …} and {"image": …}
         kind = next((key for key in ("text", *_HOLDERS) if part.get(key) is not None), None)
     if kind in _TEXTS:
@@ -169,4 +177,6 @@ def _part(part: Any, where: str, column: str) -> str | Place:
     return Place(holds, item, number if isinstance(number, int) else None)
 
 
-_PART: Final = 'write {"type": "text", "text": …}, {"type": "image"} or {"type": "image_url", "image_url": {"url": …}}'
+_PART: Final = (
+    'write {"type": "text", "text": …}, {"type": "image"} or {"type": "image_url", "image_url": {"url": …}}'
+)

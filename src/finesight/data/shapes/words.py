@@ -29,9 +29,7 @@ class WordRules:
         Blanks between words and a picture in their midst stay, those between a picture and the turn's first or last
         word go: `<image>\\nWhat is it?` asks the same as `What is it?` beside a picture. Texts that are empty go, too.
         """
-        found = [
-            Text(self._changed(part.text, counts)) if isinstance(part, Text) else part for part in parts
-        ]
+        found = [Text(self._changed(part.text, counts)) if isinstance(part, Text) else part for part in parts]
         if self.settings.strip:
             found = _outer_stripped(_outer_stripped(found, left=True)[::-1], left=False)[::-1]
         return tuple(part for part in found if not isinstance(part, Text) or part.text)
@@ -52,7 +50,8 @@ class WordRules:
 
 def _outer_stripped(parts: Sequence[Part], left: bool) -> list[Part]:
     """The parts with the blanks taken off the outer end of their first words."""
-    found, outer = [], True
+    found: list[Part] = []
+    outer = True
     for part in parts:
         if outer and isinstance(part, Text):
             text = part.text.lstrip() if left else part.text.rstrip()
