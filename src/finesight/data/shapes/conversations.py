@@ -45,7 +45,7 @@ class Conversations:
         found = read_turns(
             cell(cells.values, column), cells.where(column), column, frozenset(kinds), everywhere
         )
-        return [replace(turn, learn=turn.learn and learn) for turn in found]
+        return found if learn else [replace(turn, learn=turn.role != "assistant") for turn in found]
 
     def _file(self, cells: Cells) -> str:
         return cells.origin.file

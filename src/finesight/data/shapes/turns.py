@@ -141,7 +141,7 @@ def _turn(turn: Any, where: str, column: str, tags: frozenset[Kind], everywhere:
     if not any(part.strip() if isinstance(part, str) else part for part in parts):
         raise DataError("the turn is empty", where, FILL, column)
     unused = tuple(key for key in turn if key not in _KNOWN_KEYS and turn[key] not in (None, "", [], {}))
-    return Turn(role, tuple(parts), turn.get("weight") != 0, tagged, unused)
+    return Turn(role, tuple(parts), role != "assistant" or turn.get("weight") != 0, tagged, unused)
 
 
 def _parts(content: Any, where: str, column: str, tags: frozenset[Kind]) -> list[str | Place]:
