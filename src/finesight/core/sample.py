@@ -43,10 +43,11 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. An answer that is not to `learn` is read, as the questions are."""
 
     role: Role
     parts: tuple[Part, ...]
+    learn: bool = True
 
     @property
     def text(self) -> str:

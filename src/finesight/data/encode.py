@@ -4,10 +4,11 @@ T tokens of the example. `targets[t]` holds what the logits at position t must p
 token belongs to an answer (its end token included), else IGNORE.
 """
 
+import bisect
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,15 +18,22 @@ from jinja2 import TemplateError
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
-from finesight.core.sample import Message, Sample, Text
+from finesight.core.sample import Image, Message, Sample, Text
+from finesight.data.lengths import Limit, TooLong, droppable, without_turns
 
 
 @dataclass(frozen=True)
 class EncodedText:
-    """Tokens and targets of one sample, int32 of shape (T,)."""
+    """Tokens and targets of one sample, int32 of shape (T,).
+
+    `dropped` turns (and their pictures) were left out from the start: `lengths.without_turns` gives the sample that the
+    tokens are of. `note` says what was done to a sample that was too long, for the list of them; empty where nothing.
+    """
 
     tokens: np.ndarray
     targets: np.ndarray
+    dropped: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,16 +43,103 @@ class _Span:
     begin: int
     end: int
     answer: str
+    learn: bool
 
 
-def encode(sample: Sample, ports: Ports) -> EncodedText:
+@dataclass(frozen=True)
+class _Written:
+    """A sample as the model reads it: the text, its answers, its tokens, and the characters that each stands for."""
+
+    text: str
+    spans: list[_Span]
+    tokens: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+_AS_IT_IS = Limit()
+_SHORTEN = (
+    "shorten it, choose another `data.on_long`, raise `data.max_tokens` or use a model with a longer context"
+)
+
+
+def encode(sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bool = False) -> EncodedText:
     """Tokens and targets of a sample; raises DataError naming its origin where it cannot be learned from.
 
     Every answer is verified: its supervised tokens must decode to the answer and its end, character for character.
+    With `answering`, a sample that ends in a question is encoded as its prompt, with nothing to learn.
+
+    A sample longer than `limit` raises TooLong, unless the limit lets it lose whole turns from the start, or the end of
+    its last answer. A picture is never cut, and of an answer that was cut the end is not learned: the model would learn
+    to stop in the midst of what it has to say.
     """
-    _check_words(sample, ports)
-    if sample.messages[0].role == "assistant":
-        raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
+    _check(sample, ports)
+    if answering and sample.messages[-1].role == "user":
+        return _fitted_prompt(sample, ports, limit)
+    written = _write(sample, ports)
+    length, most = len(written.tokens), limit.most(ports.context)
+    if length <= most:
+        return EncodedText(written.tokens, _targets(written, sample, ports))
+    if limit.on_long == "drop_turns":
+        dropped = _fewest(droppable(sample), lambda item: len(_write(item, ports).tokens), most, sample)
+        if dropped is not None:
+            shorter = without_turns(sample, dropped)
+            written = _write(shorter, ports)
+            note = (
+                f"{dropped} turns left out from the start: the sample has {length} tokens, {most} are taken"
+            )
+            return EncodedText(written.tokens, _targets(written, shorter, ports), dropped, note)
+    if limit.on_long == "cut_answer" and sample.messages[-1].role == "assistant":
+        cut = _cut(written, most, sample, ports)
+        if cut is not None:
+            return cut
+    raise _too_long("sample", length, most, sample)
+
+
+def encode_prompt(sample: Sample, ports: Ports) -> np.ndarray:
+    """Tokens (int32, shape (T,)) of all turns before the last answer, ending where the model is to answer."""
+    _check(sample, ports)
+    tokens = _prompt(sample, ports)
+    if len(tokens) > ports.context - 1:  # an answer has one token at least
+        raise _too_long("question", len(tokens), ports.context - 1, sample)
+    return tokens
+
+
+def _prompt(sample: Sample, ports: Ports) -> np.ndarray:
+    turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
+    asked = replace(sample, messages=turns)
+    text = _expand(_render(turns, True, sample, ports), ports, asked)
+    encoding = ports.tokenizer(text, add_special_tokens=False, verbose=False)
+    return np.asarray(encoding["input_ids"], dtype=np.int32)
+
+
+def _fitted_prompt(sample: Sample, ports: Ports, limit: Limit) -> EncodedText:
+    """The prompt of a question without an answer; nothing of it is learned, and room is left for an answer's token."""
+    tokens, most = _prompt(sample, ports), limit.most(ports.context - 1)
+    length, dropped, note = len(tokens), 0, ""
+    if length > most and limit.on_long == "drop_turns":
+        fewest = _fewest(droppable(sample, ask=True), lambda item: len(_prompt(item, ports)), most, sample)
+        if fewest is not None:
+            dropped, tokens = fewest, _prompt(without_turns(sample, fewest), ports)
+            note = (
+                f"{dropped} turns left out from the start: the question has {length} tokens, {most} are taken"
+            )
+    if len(tokens) > most:
+        raise _too_long("question", length, most, sample)
+    return EncodedText(tokens, np.full(len(tokens), IGNORE, dtype=np.int32), dropped, note)
+
+
+def _too_long(what: str, length: int, most: int, sample: Sample) -> TooLong:
+    return TooLong(f"the {what} has {length} tokens, the model takes {most}", str(sample.origin), _SHORTEN)
+
+
+def _fewest(choices: Sequence[int], length: Callable[[Sample], int], most: int, sample: Sample) -> int | None:
+    """The fewest turns to leave out so that the sample fits; the more are left out, the shorter it is."""
+    at = bisect.bisect_left(choices, True, key=lambda dropped: length(without_turns(sample, dropped)) <= most)
+    return choices[at] if at < len(choices) else None
+
+
+def _write(sample: Sample, ports: Ports) -> _Written:
     text, spans = _rendered(sample, ports)
     if not spans:
         raise DataError(
@@ -53,24 +148,44 @@ def encode(sample: Sample, ports: Ports) -> EncodedText:
     encoding = ports.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = np.asarray(encoding["input_ids"], dtype=np.int32)
     starts, ends = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    _check_length("sample", len(tokens), ports.context, sample)
-    targets = np.full(len(tokens), IGNORE, dtype=np.int32)
-    for span in spans:
-        inside = np.flatnonzero((starts >= span.begin) & (ends <= span.end))
-        # tokens of no width (some tokenizers cut blanks off) count to the answer that they stand in, none to its edges
-        inside = inside[(ends[inside] > span.begin) & (starts[inside] < span.end)]
-        learned = _to_its_end(inside, tokens, text, span, sample, ports)
-        targets[learned - 1] = tokens[learned]
-    return EncodedText(tokens, targets)
+    return _Written(text, spans, tokens, starts, ends)
 
 
-def _check_length(what: str, length: int, most: int, sample: Sample) -> None:
-    if length > most:
-        raise DataError(
-            f"the {what} has {length} tokens, the model takes {most}",
-            str(sample.origin),
-            "shorten it, or raise the model's context",
-        )
+def _targets(written: _Written, sample: Sample, ports: Ports) -> np.ndarray:
+    targets = np.full(len(written.tokens), IGNORE, dtype=np.int32)
+    for span in written.spans:
+        if span.learn:
+            learned = _learned(written, span, sample, ports)
+            targets[learned - 1] = written.tokens[learned]
+    return targets
+
+
+def _learned(written: _Written, span: _Span, sample: Sample, ports: Ports) -> np.ndarray:
+    """Positions of the tokens of an answer, its end token included."""
+    starts, ends = written.starts, written.ends
+    inside = np.flatnonzero((starts >= span.begin) & (ends <= span.end))
+    # tokens of no width (some tokenizers cut blanks off) count to the answer that they stand in, none to its edges
+    inside = inside[(ends[inside] > span.begin) & (starts[inside] < span.end)]
+    return _to_its_end(inside, written.tokens, written.text, span, sample, ports)
+
+
+def _cut(written: _Written, most: int, sample: Sample, ports: Ports) -> EncodedText | None:
+    """The example with the end of its last answer cut off, and that answer's end token with it; None where no token
+    of the answer would be left.
+    """
+    targets = _targets(written, sample, ports)
+    answer = _learned(written, written.spans[-1], sample, ports)[:-1]
+    kept = int((answer < most).sum())
+    while kept and kept < len(answer) and written.starts[answer[kept]] < written.ends[answer[kept - 1]]:
+        kept -= 1  # the next token is of the same character, and half a character is none
+    if not kept or not written.spans[-1].learn:
+        return None
+    end = int(answer[kept - 1]) + 1
+    targets = targets[:end].copy()
+    targets[-1] = IGNORE  # what comes next was cut off
+    length = len(written.tokens)
+    note = f"the answer is cut after {kept} of {len(answer)} tokens: the sample has {length} tokens, {most} are taken"
+    return EncodedText(written.tokens[:end].copy(), targets, 0, note)
 
 
 def _to_its_end(
@@ -125,13 +240,20 @@ def _control_tokens(ports: Ports) -> tuple[frozenset[int], re.Pattern[str] | Non
     return ids, re.compile("|".join(map(re.escape, longest_first))) if words else None
 
 
-def _check_words(sample: Sample, ports: Ports) -> None:
-    """Words that a person wrote must never turn into a special token or a picture's placeholder."""
+_WORDS_OF = {"user": "question", "assistant": "answer", "system": "system message"}
+
+
+def _check(sample: Sample, ports: Ports) -> None:
+    """What no model, or this one, can read: words that would turn into a special token or a placeholder, sounds."""
+    if sample.messages[0].role == "assistant":
+        raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
+    if sample.sounds:
+        raise DataError("this model takes no sounds", str(sample.origin), "use a model that does")
     pattern = _control_tokens(ports)[1]
     for turn in sample.messages:
         found = pattern.search(turn.text) if pattern else None
         if found:
-            words = "answer" if turn.role == "assistant" else "question"
+            words = _WORDS_OF[turn.role]
             raise DataError(
                 f"the {words} contains `{found[0]}`, which this model reads as a control token",
                 str(sample.origin),
@@ -176,7 +298,7 @@ def _rendered(sample: Sample, ports: Ports) -> tuple[str, list[_Span]]:
             )
         # repeated placeholders move what follows them
         begin, end = (len(text) + _growth(text, ports) for text in (before, through))
-        spans.append(_Span(begin, end, answer))
+        spans.append(_Span(begin, end, answer, turn.learn))
     return _expand(whole, ports, sample), spans
 
 
@@ -208,17 +330,6 @@ def _expand(rendered: str, ports: Ports, sample: Sample) -> str:
     return rendered.replace(placeholder, placeholder * ports.image.tokens_per_image)
 
 
-def encode_prompt(sample: Sample, ports: Ports) -> np.ndarray:
-    """Tokens (int32, shape (T,)) of all turns before the last answer, ending where the model is to answer."""
-    _check_words(sample, ports)
-    turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
-    text = _expand(_render(turns, True, sample, ports), ports, sample)
-    encoding = ports.tokenizer(text, add_special_tokens=False, verbose=False)
-    tokens = np.asarray(encoding["input_ids"], dtype=np.int32)
-    _check_length("question", len(tokens), ports.context - 1, sample)  # an answer has one token at least
-    return tokens
-
-
 def sample_digest(sample: Sample) -> bytes:
     """A hash over all that an example is made from: words, pictures and references."""
     digest = hashlib.blake2b(digest_size=16)
@@ -227,12 +338,12 @@ def sample_digest(sample: Sample) -> bytes:
         digest.update(kind + len(content).to_bytes(8, "little") + content)
 
     for turn in sample.messages:
-        add(b"R", turn.role.encode())
+        add(b"R" if turn.learn else b"r", turn.role.encode())
         for part in turn.parts:
             if isinstance(part, Text):
                 add(b"T", part.text.encode())
             else:
-                add(b"I", part.data)
+                add(b"I" if isinstance(part, Image) else b"S", part.data)
     for reference in sample.references:
         add(b"A", reference.encode())
     return digest.digest()
