@@ -1,16 +1,16 @@
 """Near-equal pictures: a short signature of what a picture shows, and a search among hundreds of thousands.
 
-A signature is two numbers of 64 bits. `structure` is a perceptual hash (pHash, after Zauner, "Implementation and
-Benchmarking of Perceptual Image Hash Functions", 2010): the signs, against their median, of the 64 lowest
-frequencies of the picture's luma, the mean left out. It survives scaling, JPEG and small changes of colour, and
-falls with mirrors, turns and crops. `colour` is the mean colour of each quarter in steps of eight levels: it tells
-apart what the structure cannot, such as flags of one layout, and pictures without any structure.
+A signature is two numbers of 64 bits. `structure` tells where, on a grid of 9 × 9, the picture becomes lighter: to the
+right, and downwards (after dHash, Krawetz, "Kind of like that", 2013, which looks to the right alone). Changes of at
+most three levels are none, so that plain backgrounds have no noise to remember. It survives scaling, stretching,
+JPEG, palettes and small changes of colour, and falls with mirrors, turns and crops. `colour` is the mean colour of each
+quarter in steps of eight levels: it tells apart what the structure cannot, such as flags of one layout and blank pages.
 
-A picture with less contrast than JPEG's own noise has structure 0.
+On shipped drawings and on drawn scenes, 99 of 100 pictures that were scaled, stretched, saved as JPEG of quality 40
+or brightened by six levels stay within MOST_BITS and MOST_COLOUR of themselves (`tests/data/test_phash.py`).
 """
 
 from collections.abc import Iterator
-from functools import cache
 from itertools import combinations
 from typing import Final
 
@@ -23,13 +23,12 @@ Signatures = NDArray[np.uint64]
 _Indices = NDArray[np.intp]
 
 MOST_BITS: Final = 4
-"""Bits of the structure in which near-equal pictures differ at most. Unrelated ones differ in 32, give or take 4."""
+"""Bits of the structure in which near-equal pictures differ at most."""
 MOST_COLOUR: Final = 2
 """Steps of eight levels in which a channel of a quarter of near-equal pictures differs at most."""
 
-_SIDE: Final = 32
-_FLAT: Final = 2.0  # standard deviation, in levels of luma, below which there is no structure to speak of
-_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
+_SIDE: Final = 32  # a multiple of the four quarters', and enough that the grid is a mean of the whole picture
+_NO_CHANGE: Final = 3  # levels from one place of the grid to the next
 _FIELDS: Final = 12  # four quarters of three channels, five bits each
 _PAIRS_AT_ONCE: Final = 1 << 21
 _PLACE_BITS: Final = 48
@@ -38,29 +37,15 @@ _NONE: Final = np.iinfo(np.int64).max
 """A rank is the difference in bits above the place among the known: the lowest is the nearest, then the first."""
 
 
-@cache
-def _frequencies() -> tuple[NDArray[np.float32], _Indices]:
-    """Rows of the DCT-II, and the places of the 64 lowest frequencies but the mean, in a square of 12."""
-    places = np.arange(_SIDE, dtype=np.float64)
-    rows = np.cos(np.pi / _SIDE * (places[None, :] + 0.5) * np.arange(12)[:, None])
-    down, across = np.divmod(np.arange(144), 12)
-    lowest = np.lexsort((down, np.maximum(down, across), down + across))[1:65]
-    return rows.astype(np.float32), lowest
-
-
 def signature(picture: Image.Image) -> tuple[int, int]:
     """Structure and colour of a picture of mode RGB."""
-    small = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    levels = np.asarray(small, np.float32)
-    luma = levels @ _LUMA
-    structure = 0
-    if luma.std() >= _FLAT:
-        rows, lowest = _frequencies()
-        found = (rows @ luma @ rows.T).ravel()[lowest]
-        structure = int.from_bytes(np.packbits(found > np.median(found)).tobytes())
-    half = _SIDE // 2
-    quarters = levels.reshape(2, half, 2, half, 3).mean((1, 3)).ravel().astype(int) >> 3
-    return structure, sum(int(step) << 5 * place for place, step in enumerate(quarters))
+    small = picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    grid = np.asarray(small.convert("L").resize((9, 9), Image.Resampling.BILINEAR), np.int16)
+    across, down = np.diff(grid[1::2], axis=1), np.diff(grid[:, 1::2], axis=0)
+    lighter = np.concatenate([across.ravel(), down.ravel()]) > _NO_CHANGE
+    quarters = np.asarray(small.resize((2, 2), Image.Resampling.BOX)).ravel() >> 3
+    colour = sum(int(step) << 5 * place for place, step in enumerate(quarters))
+    return int.from_bytes(np.packbits(lighter).tobytes()), colour
 
 
 def nearest(
