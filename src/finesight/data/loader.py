@@ -78,7 +78,9 @@ def make_window(
         try:
             batches.append(collate([one for _, one in part], pad_id))
         except Exception as error:
-            named = "; ".join(f"sample `{one.id}` of {places.origin(item)}" for item, one in part[:_MOST_NAMED])
+            named = "; ".join(
+                f"sample `{one.id}` of {places.origin(item)}" for item, one in part[:_MOST_NAMED]
+            )
             more = f"; and {len(part) - _MOST_NAMED} more" if len(part) > _MOST_NAMED else ""
             raise worker_error(error, f"step {step + 1}, {named}{more}") from error
     return Window(tuple(batches), tuple(bad))
@@ -96,7 +98,9 @@ def released(windows: Generator[Window, None, None], start: int, policy: BadRows
                     raise error
                 policy.bad_row(origin.file, origin.row, error)
             if window.bad and not window.batches:
-                told = "; ".join(f"{origin}: {error.faults[0].what}" for origin, error in window.bad[:_MOST_NAMED])
+                told = "; ".join(
+                    f"{origin}: {error.faults[0].what}" for origin, error in window.bad[:_MOST_NAMED]
+                )
                 raise DataError(
                     f"every sample of step {step + 1} is bad, so there is nothing to learn from it: {told}",
                     str(window.bad[0][0]),
@@ -125,7 +129,7 @@ class _Drawing:
         def example(index: int) -> Example:
             return self._examples[epoch, index]
 
-        items = [int(index) for index in self._share.of(drawn)]
+        items = self._share.of(drawn.tolist())
         return make_window(step, items, example, self, at, self._examples.ports.pad_id, self._micro_batch)
 
     def origin(self, item: int) -> Origin:

@@ -29,7 +29,7 @@ class _Pickler(pickle.Pickler):
         if not isinstance(value, torch.Tensor):
             return NotImplemented
         flat = value.detach().cpu().contiguous().reshape(-1)
-        content = pickle.PickleBuffer(flat.view(torch.uint8).numpy()) if flat.numel() else b""
+        content = pickle.PickleBuffer(flat.view(torch.uint8).numpy().data) if flat.numel() else b""
         return _tensor, (value.dtype, tuple(value.shape), content)
 
 
@@ -92,7 +92,7 @@ class Inbox:
         while True:
             while self._have < len(self._buffer):
                 try:
-                    count = os.readv(self._descriptor, [self._buffer[self._have :]])
+                    count = os.readv(self._descriptor, [self._buffer[self._have :].data])
                 except BlockingIOError:
                     return None
                 if not count:
@@ -103,7 +103,7 @@ class Inbox:
             if parts:
                 self._expect(_HEAD.size, parts=0)
                 return _message(whole, parts)
-            parts, size = _HEAD.unpack(whole)
+            parts, size = _HEAD.unpack(whole.data)
             self._expect(size, parts)
 
 
@@ -111,4 +111,4 @@ def _message(whole: np.ndarray, parts: int) -> Any:
     sizes = whole[: 8 * parts].view(np.int64)
     begins: Sequence[int] = _places(sizes)[1:-1].tolist()
     body, *buffers = (whole[begin : begin + size] for begin, size in zip(begins, sizes.tolist(), strict=True))
-    return pickle.loads(body, buffers=buffers)
+    return pickle.loads(body.data, buffers=buffers)

@@ -58,7 +58,9 @@ class ShuffleBuffer:
         follows = came[by_slot[:-1]] == came[by_slot[1:]]
         out = np.empty(length, dtype=np.int64)
         out[by_slot[1:][follows] - self.size] = by_slot[:-1][follows]
-        held = by_slot[np.append(~follows, True)] if length else by_slot  # of each slot its latest row, by slot
+        held = (
+            by_slot[np.append(~follows, True)] if length else by_slot
+        )  # of each slot its latest row, by slot
         out[steady:] = held[self.last(epoch, len(held))]
         return out
 

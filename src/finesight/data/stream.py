@@ -223,7 +223,9 @@ class Deal:
     def __iter__(self) -> Iterator[Task]:
         while self._step < self._stop:
             epoch, position = self._place()
-            with suppress(_Ended):  # the length is known now: the step is one of the pass's end, or of a later pass
+            with suppress(
+                _Ended
+            ):  # the length is known now: the step is one of the pass's end, or of a later pass
                 yield from self._batches(epoch, self._drawn(epoch, position))
 
     def _place(self) -> tuple[int, int]:
@@ -245,12 +247,16 @@ class Deal:
     def _drawn(self, epoch: int, position: int) -> Iterator[Numbered]:
         """The rows of a pass in the order in which the buffer lets them out, from `position` on to its end."""
         size, length = self._buffer.size, self._length
-        full = None if length is None else max(0, length - size)  # positions at which the stream still goes on
+        full = (
+            None if length is None else max(0, length - size)
+        )  # positions at which the stream still goes on
         at = position if full is None else min(position, full)
         wanted = dict(enumerate(self._buffer.held(epoch, at)[:length].tolist()))
         width = len(wanted)
         if position > at:  # some slots are empty by then
-            wanted = {slot: wanted[slot] for slot in self._buffer.last(epoch, width)[position - at :].tolist()}
+            wanted = {
+                slot: wanted[slot] for slot in self._buffer.last(epoch, width)[position - at :].tolist()
+            }
         stream = self._from(min(wanted.values()))
         held = self._fill(wanted, stream)
         while at != full and (row := next(stream, None)) is not None:
@@ -267,7 +273,9 @@ class Deal:
         """The rows that are kept, from number `first` of these on or earlier, with their numbers among these."""
         begin = first if self._rows.numbered else 0
         self._seen = begin if begin == 0 else -1
-        for count, row in enumerate(self._rows.kept(begin, lambda number: self._at(self._step, number)), begin):
+        for count, row in enumerate(
+            self._rows.kept(begin, lambda number: self._at(self._step, number)), begin
+        ):
             self._seen = count + 1
             yield count, row
 

@@ -143,13 +143,15 @@ class _Team:
         self.end = Finalize(self, _end, args=(self._all,), exitpriority=100)
         context = multiprocessing.get_context()
         count = workers.count + job.reads
-        self._memory = context.RawArray(ctypes.c_int64, _MARKS * count)
-        marks = np.frombuffer(self._memory, dtype=np.int64).reshape(count, _MARKS)
+        self._memory: Any = context.RawArray(ctypes.c_int64, _MARKS * count)
+        marks = [_marks(self._memory, slot) for slot in range(count)]
         try:
             feeds = [self._start_worker(context, number, marks[number]) for number in range(workers.count)]
             if job.reads:
                 given = [feed for feed in feeds if feed is not None]
-                reader = context.Process(target=_read, args=(job, given, self._memory, count - 1), daemon=True)
+                reader = context.Process(
+                    target=_read, args=(job, given, self._memory, count - 1), daemon=True
+                )
                 self._all.append(_Process(_started(reader), marks[-1]))
                 for feed in given:
                     feed.close()
@@ -219,12 +221,17 @@ class _Team:
     def _died(self, one: _Process) -> FinesightError:
         self._workers.go_on()  # who ended it may have asked this process to stop, too
         status = one.process.exitcode or 0
-        how = f"was ended by signal {-status} ({_signal(-status)})" if status < 0 else f"ended with status {status}"
+        how = (
+            f"was ended by signal {-status} ({_signal(-status)})"
+            if status < 0
+            else f"ended with status {status}"
+        )
+        why = "memory may have run out: free some, or lower `data.workers` or `train.batch_size`"
         return WorkerError(
             f"{self._called(one)} {how}",
             _where(self._job, one.marks),
-            "memory may have run out: free some, or lower `data.workers` or `train.batch_size`; if it ends at this "
-            "place again, look at what is named here",
+            f"{why if status < 0 else 'what it said stands above'}; if it ends at this place again, look at what is "
+            "named here",
         )
 
     def _called(self, one: _Process) -> str:
@@ -237,7 +244,9 @@ def _where(job: Job, marks: np.ndarray) -> str:
     count, step, item = marks.tolist()
     if not count or item == _IDLE:
         return "at its start" if count <= 1 else "between two steps"
-    return f"step {step + 1}, {job.place(item)}" if item >= 0 else f"step {step + 1}, putting its batch together"
+    return (
+        f"step {step + 1}, {job.place(item)}" if item >= 0 else f"step {step + 1}, putting its batch together"
+    )
 
 
 def _signal(number: int) -> str:
@@ -295,6 +304,8 @@ def _work(job: Job, number: int, count: int, fed: Connection | None, given: Conn
             if handed is not None:
                 handed.result()  # no more than one answer waits beside the one that is made
             handed = thread.submit(_hand, given, answer)
+        if handed is not None:
+            handed.result()
 
 
 def _done(job: Job, tasks: Iterator[Any], at: At, marks: np.ndarray) -> Iterator[Any]:
@@ -352,7 +363,10 @@ def _unheard(step: int, item: int) -> None:
 
 def _settle() -> None:
     """Begin in a new process: deaf to signals that are for the run, no random state of its own, gone when it is."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # both go to whole groups of processes; this one is ended from home
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # both go to whole groups of processes; this one is ended from home
         signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
