@@ -64,6 +64,12 @@ class TrainingError(FinesightError):
     """Training that cannot go on, such as a loss that is no number."""
 
 
+class WorkerError(FinesightError):
+    """A process beside the run that was ended, does not answer, or met what nobody foresaw."""
+
+    exit_status = 1
+
+
 class Interrupted(FinesightError):
     """Stopped from outside after everything was saved; the run can be resumed."""
 

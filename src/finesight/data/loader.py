@@ -1,68 +1,164 @@
 """Windows of micro-batches, one window a step, prepared in between or by worker processes."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
 
-import torch
-from torch.utils.data import DataLoader, Dataset
-
-from finesight.core.batch import Batch
-from finesight.core.errors import FinesightError
+from finesight.core.batch import Batch, Example
+from finesight.core.errors import DataError, FinesightError
+from finesight.core.sample import Origin
 from finesight.data.collate import collate
 from finesight.data.dataset import ExampleSet
-from finesight.data.order import Order
+from finesight.data.order import Order, Share
+from finesight.data.workers import BETWEEN, At, Workers, answers, worker_error
+
+_MOST_NAMED = 8
+"""Samples that a message names."""
+
+Windows = Generator[tuple[Batch, ...], None, None]
+"""The micro-batches of one step after another; to be closed where it is left before its end."""
 
 
-def _window(step: int, examples: ExampleSet, order: Order, micro_batch: int) -> tuple[Batch, ...]:
-    """The micro-batches of step `step` (from 0)."""
-    epoch, indices = order.batch(step)
-    drawn = [examples[epoch, int(index)] for index in indices]
-    pad_id = examples.ports.pad_id
-    return tuple(collate(drawn[at : at + micro_batch], pad_id) for at in range(0, len(drawn), micro_batch))
+class BadRows(Protocol):
+    """What is done about a bad row: it is recorded, or the run ends."""
+
+    def bad_row(self, file: str, row: int, error: DataError) -> None:
+        """Record it, or raise."""
 
 
-class _Windows(Dataset[tuple[Batch, ...] | FinesightError]):
-    """Windows by step, as the loader's workers ask for them; an error comes back whole, to be raised at home."""
+class Places(Protocol):
+    """Where samples stand, by their numbers."""
 
-    def __init__(self, make: Callable[[int], tuple[Batch, ...]]) -> None:
-        self._make = make
+    def origin(self, item: int) -> Origin:
+        """File and row."""
 
-    def __getitem__(self, step: int) -> tuple[Batch, ...] | FinesightError:
+    def place(self, item: int) -> str:
+        """What a message calls it."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a step is made of: its micro-batches, and the rows that were drawn for it and cannot be used."""
+
+    batches: tuple[Batch, ...]
+    bad: tuple[tuple[Origin, DataError], ...] = ()
+
+
+def make_window(
+    step: int,
+    items: Sequence[int],
+    example: Callable[[int], Example],
+    places: Places,
+    at: At,
+    pad_id: int,
+    micro_batch: int,
+) -> Window:
+    """The window of step `step` (from 0) over the samples `items`, each made by `example`.
+
+    A sample that cannot be used is left out, and told. Raises WorkerError, naming the samples, for errors that are not
+    about data.
+    """
+    made: list[tuple[int, Example]] = []
+    bad: list[tuple[Origin, DataError]] = []
+    for item in items:
+        at(step, item)
         try:
-            return self._make(step)
-        except FinesightError as error:
-            return error
+            made.append((item, example(item)))
+        except DataError as error:
+            bad.append((places.origin(item), error))
+        except FinesightError:
+            raise
+        except Exception as error:
+            raise worker_error(error, f"step {step + 1}, {places.place(item)}") from error
+    at(step, BETWEEN)
+    batches = []
+    for start in range(0, len(made), micro_batch):
+        part = made[start : start + micro_batch]
+        try:
+            batches.append(collate([one for _, one in part], pad_id))
+        except Exception as error:
+            named = "; ".join(
+                f"sample `{one.id}` of {places.origin(item)}" for item, one in part[:_MOST_NAMED]
+            )
+            more = f"; and {len(part) - _MOST_NAMED} more" if len(part) > _MOST_NAMED else ""
+            raise worker_error(error, f"step {step + 1}, {named}{more}") from error
+    return Window(tuple(batches), tuple(bad))
 
 
-def _as_it_is(window: Any) -> Any:
-    return window
+def released(windows: Generator[Window, None, None], start: int, policy: BadRows | None) -> Windows:
+    """The batches of windows from step `start` on, once each bad row of theirs is told to `policy`, which may raise.
+
+    Without a policy the first bad row is raised. Raises DataError where no sample of a step is left.
+    """
+    with closing(windows):
+        for step, window in enumerate(windows, start):
+            for origin, error in window.bad:
+                if policy is None:
+                    raise error
+                policy.bad_row(origin.file, origin.row, error)
+            if window.bad and not window.batches:
+                told = "; ".join(
+                    f"{origin}: {error.faults[0].what}" for origin, error in window.bad[:_MOST_NAMED]
+                )
+                raise DataError(
+                    f"every sample of step {step + 1} is bad, so there is nothing to learn from it: {told}",
+                    str(window.bad[0][0]),
+                    "mend these rows, or raise `train.batch_size`",
+                )
+            yield window.batches
+
+
+class _Drawing:
+    """The job of drawing windows from examples by their numbers."""
+
+    reads = False
+
+    def __init__(
+        self, examples: ExampleSet, order: Order, steps: range, micro_batch: int, share: Share
+    ) -> None:
+        self._examples, self._order, self._steps = examples, order, steps
+        self._micro_batch, self._share = micro_batch, share
+
+    def tasks(self, at: At) -> Iterator[int]:
+        return iter(self._steps)
+
+    def do(self, step: int, at: At) -> Window:
+        epoch, drawn = self._order.batch(step)
+
+        def example(index: int) -> Example:
+            return self._examples[epoch, index]
+
+        items = self._share.of(drawn.tolist())
+        return make_window(step, items, example, self, at, self._examples.ports.pad_id, self._micro_batch)
+
+    def origin(self, item: int) -> Origin:
+        source, row = self._examples.samples.places[item]
+        return source.reader.origin(row)
+
+    def place(self, item: int) -> str:
+        return f"sample `{self._examples.samples.ids[item]}` of {self.origin(item)}"
 
 
 def windows(
-    examples: ExampleSet, order: Order, start: int, stop: int, micro_batch: int, workers: int
-) -> Iterator[tuple[Batch, ...]]:
-    """The windows of steps `start` (from 0, included) to `stop` (excluded).
+    examples: ExampleSet,
+    order: Order,
+    start: int,
+    stop: int,
+    micro_batch: int,
+    workers: Workers | int,
+    policy: BadRows | None = None,
+    share: Share | None = None,
+) -> Windows:
+    """The windows of steps `start` (from 0, included) to `stop` (excluded), or a rank's `share` of each.
 
-    What a window holds depends on its step alone, never on `workers` or on where the iteration began.
+    What a window holds depends on its step alone, never on `workers` or on where the iteration began. A row that turns
+    out to be bad is left out and told to `policy`, which may raise; without a policy it is raised. Raises WorkerError
+    where a worker is ended or silent, and whatever `workers.go_on` raises.
     """
-    make = partial(_window, examples=examples, order=order, micro_batch=micro_batch)
-    if not workers:
-        yield from map(make, range(start, stop))
-        return
-    loader = DataLoader(
-        _Windows(make),
-        batch_size=None,
-        sampler=range(start, stop),
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        # an own generator: the default would draw from torch's global one, and change the run by being there
-        generator=torch.Generator(),
-    )
-    for window in loader:
-        if isinstance(window, FinesightError):
-            raise window
-        yield window
+    job = _Drawing(examples, order, range(start, stop), micro_batch, share or Share())
+    crew = Workers(workers) if isinstance(workers, int) else workers
+    return released(answers(job, max(0, stop - start), crew), start, policy)
 
 
 def in_order(examples: ExampleSet, batch_size: int) -> Iterator[Batch]:

@@ -5,14 +5,30 @@ Nothing here has a state: a run is resumed by its step number alone, and neither
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def generator(*key: object) -> np.random.Generator:
     """A counter-based generator (Philox) keyed by a hash of `key`: equal keys draw equal numbers anywhere."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of `world` ranks sees of each step: every `world`-th of its samples, the first being number `rank`."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, samples: Sequence[T]) -> Sequence[T]:
+        """What this rank sees of a step's samples; together the ranks see each of them once."""
+        return samples[self.rank :: self.world]
 
 
 class Order:

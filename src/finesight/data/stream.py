@@ -1,0 +1,309 @@
+"""Rows that come one after another and never by number: shuffled by a buffer, dealt to steps, read by one process.
+
+What a step holds is a function of (seed, fingerprint, step) alone: neither of the workers that prepare it nor of where
+the run was begun or continued. A pass ends with the stream (its last batch may be smaller), and the next one has
+another order. Rows that the source's `where` leaves out take no place in the order; bad rows do, and are left out of
+their batch. To continue at a step, rows are read again from the oldest that the buffer holds there (from the first,
+where `where` chooses among them), without a look at their pictures.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from finesight.core.batch import Example
+from finesight.core.errors import DataError
+from finesight.core.ports import Ports
+from finesight.core.sample import Origin, Sample
+from finesight.data.dataset import prepare_pictures
+from finesight.data.encode import encode
+from finesight.data.loader import BadRows, Window, Windows, make_window, released
+from finesight.data.order import Share
+from finesight.data.samples import RowSource
+from finesight.data.shuffle import ShuffleBuffer
+from finesight.data.sources import Reader, Row
+from finesight.data.transforms import PictureTransform
+from finesight.data.workers import At, Workers, answers
+
+Numbered = tuple[int, Row | DataError]
+"""The number of a row (from 0) and its values, or why it cannot be read."""
+
+
+@runtime_checkable
+class Sequential(Protocol):
+    """What a reader has whose rows come one after another."""
+
+    def iter_rows(self, start: int) -> Iterator[Row | DataError]:
+        """The rows from number `start` on."""
+
+
+def rows_of(reader: Reader, start: int = 0) -> Iterator[Numbered]:
+    """The rows of a reader from number `start` on, one after another."""
+    if isinstance(reader, Sequential):
+        yield from enumerate(reader.iter_rows(start), start)
+        return
+    for index in range(start, len(reader)):
+        try:
+            row: Row | DataError = reader.row(index)
+        except DataError as error:
+            row = error
+        yield index, row
+
+
+class _HeldRows:
+    """A reader of the few rows that are at hand."""
+
+    def __init__(self, reader: Reader, rows: Mapping[int, Row | DataError]) -> None:
+        self._reader, self._rows = reader, rows
+        self.file, self.root, self.columns = reader.file, reader.root, reader.columns
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, index: int, columns: Collection[str] | None = None) -> Row:
+        row = self._rows[index]
+        if isinstance(row, DataError):
+            raise row
+        return row
+
+    def origin(self, index: int) -> Origin:
+        return self._reader.origin(index)
+
+    def identity(self) -> str:
+        return self._reader.identity()
+
+
+@dataclass(frozen=True)
+class StreamRows:
+    """The rows of a source that is a stream."""
+
+    source: RowSource
+
+    @property
+    def length(self) -> int | None:
+        """How many rows `where` and `max_samples` leave; None where nobody knows before the stream has ended."""
+        settings, reader = self.source.source, self.source.reader
+        if settings.where or not isinstance(reader, Sized):
+            return None
+        return len(reader) if settings.max_samples is None else min(len(reader), settings.max_samples)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the n-th row that is kept is row n of the reader, so that one may begin anywhere."""
+        return not self.source.source.where
+
+    def kept(self, start: int, tell: Callable[[int], object] = int) -> Iterator[Numbered]:
+        """The rows that `where` leaves, no more than `max_samples`, from row `start` of the reader on.
+
+        `tell` is called with the number of each row before it is read.
+        """
+        most = self.source.source.max_samples
+        return itertools.islice(self._wanted(start, tell), None if most is None else max(0, most - start))
+
+    def _wanted(self, start: int, tell: Callable[[int], object]) -> Iterator[Numbered]:
+        tell(start)
+        for number, row in rows_of(self.source.reader, start):
+            tell(number + 1)
+            if self.numbered or self._keeps(number, row):
+                yield number, row
+
+    def _keeps(self, number: int, row: Row | DataError) -> bool:
+        if isinstance(row, DataError):
+            return True
+        try:
+            return self.sample(number, row, pictures=False) is not None
+        except DataError:
+            return True  # told when it is drawn
+
+    def sample(self, number: int, row: Row | DataError, pictures: bool = True) -> Sample | None:
+        """The sample of a row, None where `where` leaves it out; raises DataError where it is bad."""
+        held = _HeldRows(self.source.reader, {number: row})
+        return replace(self.source, reader=held).sample(number, pictures)
+
+    def origin(self, number: int) -> Origin:
+        """Where a row stands."""
+        with suppress(IndexError, KeyError):  # one that is yet to come
+            return self.source.reader.origin(number)
+        return Origin(self.source.reader.file, number + 1)
+
+
+@dataclass(frozen=True)
+class StreamSet:
+    """What is learned from where the samples are a stream: its rows, and how they become examples of one model."""
+
+    rows: StreamRows
+    ports: Ports
+    seed: int
+    transform: PictureTransform | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that is known without reading the rows: the reader's identity, the recipe and the encoder."""
+        source = self.rows.source
+        known = (source.reader.identity(), source.source.model_dump_json(), self.ports.fingerprint)
+        return hashlib.sha256("\n".join(known).encode()).hexdigest()[:32]
+
+    def example(self, number: int, row: Row | DataError, epoch: int) -> Example:
+        """The example of a row, its pictures changed as in this epoch; raises DataError where it is bad."""
+        sample = self.rows.sample(number, row)
+        if sample is None:
+            what = "the row changed while it was in use"
+            raise DataError(what, str(self.rows.origin(number)), "put it back, and begin again")
+        text = encode(sample, self.ports)
+        pictures = prepare_pictures(sample, self.ports, self.transform, self.seed, epoch)
+        return Example(sample.id, text.tokens, text.targets, pictures)
+
+    def windows(
+        self,
+        batch_size: int,
+        start: int,
+        stop: int,
+        micro_batch: int,
+        workers: Workers | int,
+        policy: BadRows | None = None,
+        share: Share | None = None,
+    ) -> Windows:
+        """The windows of steps `start` to `stop` (excluded), as `loader.windows` gives them for samples by number."""
+        dealing = (batch_size, range(start, stop), share or Share())
+        job = _Flow(self, dealing, micro_batch)
+        crew = Workers(workers) if isinstance(workers, int) else workers
+        return released(answers(job, max(0, stop - start), crew), start, policy)
+
+
+Task = tuple[int, int, Sequence[Numbered]]
+"""Step, epoch, and the rows of a rank's share of the step."""
+
+
+class _Flow:
+    """The job of making windows from a stream: one process reads and shuffles, the workers do the rest."""
+
+    reads = True
+
+    def __init__(self, stream: StreamSet, dealing: tuple[int, range, Share], micro_batch: int) -> None:
+        self._stream, self._dealing, self._micro_batch = stream, dealing, micro_batch
+
+    def tasks(self, at: At) -> Iterator[Task]:
+        stream = self._stream
+        buffer = ShuffleBuffer(stream.rows.source.source.buffer, stream.fingerprint, stream.seed)
+        return iter(Deal(stream.rows, buffer, *self._dealing, at))
+
+    def do(self, task: Task, at: At) -> Window:
+        step, epoch, drawn = task
+        rows = dict(drawn)
+
+        def example(number: int) -> Example:
+            return self._stream.example(number, rows[number], epoch)
+
+        return make_window(step, list(rows), example, self, at, self._stream.ports.pad_id, self._micro_batch)
+
+    def origin(self, item: int) -> Origin:
+        return self._stream.rows.origin(item)
+
+    def place(self, item: int) -> str:
+        return str(self.origin(item))
+
+
+class _Ended(Exception):
+    """The stream ended before a row that was asked for, so that its length is known now."""
+
+
+class Deal:
+    """The rows of the steps, in turn, each with its epoch; `at` is told the row that is read next."""
+
+    def __init__(
+        self, rows: StreamRows, buffer: ShuffleBuffer, batch_size: int, steps: range, share: Share, at: At
+    ) -> None:
+        self._rows, self._buffer, self._batch = rows, buffer, batch_size
+        self._step, self._stop, self._share, self._at = steps.start, steps.stop, share, at
+        self._length, self._seen = rows.length, 0
+
+    def __iter__(self) -> Iterator[Task]:
+        while self._step < self._stop:
+            epoch, position = self._place()
+            with suppress(
+                _Ended
+            ):  # the length is known now: the step is one of the pass's end, or of a later pass
+                yield from self._batches(epoch, self._drawn(epoch, position))
+
+    def _place(self) -> tuple[int, int]:
+        """Epoch of the next step, and position within it; of the first pass as long as the length is unknown."""
+        if self._length is None:
+            return 0, self._step * self._batch
+        epoch, step = divmod(self._step, -(-self._length // self._batch))
+        return epoch, step * self._batch
+
+    def _batches(self, epoch: int, drawn: Iterator[Numbered]) -> Iterator[Task]:
+        while self._step < self._stop:
+            batch = list(itertools.islice(drawn, self._batch))
+            if batch:
+                yield self._step, epoch, self._share.of(batch)
+                self._step += 1
+            if len(batch) < self._batch:
+                return
+
+    def _drawn(self, epoch: int, position: int) -> Iterator[Numbered]:
+        """The rows of a pass in the order in which the buffer lets them out, from `position` on to its end."""
+        size, length = self._buffer.size, self._length
+        full = (
+            None if length is None else max(0, length - size)
+        )  # positions at which the stream still goes on
+        at = position if full is None else min(position, full)
+        wanted = dict(enumerate(self._buffer.held(epoch, at)[:length].tolist()))
+        width = len(wanted)
+        if position > at:  # some slots are empty by then
+            wanted = {
+                slot: wanted[slot] for slot in self._buffer.last(epoch, width)[position - at :].tolist()
+            }
+        stream = self._from(min(wanted.values()))
+        held = self._fill(wanted, stream)
+        while at != full and (row := next(stream, None)) is not None:
+            slot = self._buffer.slot(epoch, at)
+            yield held[slot]
+            held[slot] = row[1]
+            at += 1
+        more = position <= at and next(stream, None) is not None
+        self._settle(at + width + more)
+        for slot in self._buffer.last(epoch, width)[max(0, position - at) :].tolist():
+            yield held.pop(slot)
+
+    def _from(self, first: int) -> Iterator[tuple[int, Numbered]]:
+        """The rows that are kept, from number `first` of these on or earlier, with their numbers among these."""
+        begin = first if self._rows.numbered else 0
+        self._seen = begin if begin == 0 else -1
+        for count, row in enumerate(
+            self._rows.kept(begin, lambda number: self._at(self._step, number)), begin
+        ):
+            self._seen = count + 1
+            yield count, row
+
+    def _fill(self, wanted: Mapping[int, int], stream: Iterator[tuple[int, Numbered]]) -> dict[int, Numbered]:
+        """The rows that the slots hold, read from the stream; it goes on behind the newest of them."""
+        slots = {row: slot for slot, row in wanted.items()}
+        held = {}
+        for count, row in stream:
+            if count in slots:
+                held[slots[count]] = row
+                if len(held) == len(slots):
+                    return held
+        if self._seen < 0:  # not even the row that it was to begin at is there: count those that are
+            self._seen = sum(1 for _ in self._from(0))
+        self._settle(self._seen)
+        raise _Ended
+
+    def _settle(self, length: int) -> None:
+        """The stream has ended after so many rows."""
+        file = self._rows.source.reader.file
+        if not length:
+            where = " that `where` keeps" if self._rows.source.source.where else ""
+            raise DataError(f"the stream has no row{where}", file, "check `path` and `where` of the source")
+        if self._length is None:
+            self._length = length
+        elif self._length != length:
+            raise DataError(
+                f"the stream has another length than before: {length} rows, not {self._length}",
+                file,
+                "put the data back as they were, or begin another run by `run.name=…`",
+            )
