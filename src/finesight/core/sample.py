@@ -24,17 +24,33 @@ class Text:
 
 
 @dataclass(frozen=True)
+class FileMark:
+    """A file as it was when it was looked at: the name that a row has for it, its size in bytes (−1: unknown), and
+    what changes with it (a time, a version; empty: unknown).
+    """
+
+    name: str
+    size: int = -1
+    version: str = ""
+
+
+@dataclass(frozen=True)
 class Image:
-    """A picture in a message, still encoded (the bytes of a PNG, JPEG, ... file)."""
+    """A picture in a message, still encoded (the bytes of a PNG, JPEG, ... file).
+
+    `file` tells where it is from, unless the row itself holds it.
+    """
 
     data: bytes = field(repr=False)
+    file: FileMark | None = None
 
 
 @dataclass(frozen=True)
 class Audio:
-    """A sound in a message, still encoded (the bytes of a WAV, FLAC, MP3, ... file)."""
+    """A sound in a message, still encoded (the bytes of a WAV, FLAC, MP3, ... file); `file` as for a picture."""
 
     data: bytes = field(repr=False)
+    file: FileMark | None = None
 
 
 Part = Text | Image | Audio

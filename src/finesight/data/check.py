@@ -143,9 +143,9 @@ def _decoded(sample: Sample, column: str) -> Iterator[str]:
 
 
 def stamp_of(sample: Sample) -> int:
-    """64 bits of the names, sizes and times of the files that the pictures of a sample are in; 0 where in none."""
-    stamps = [image.file for image in sample.images if image.file is not None]
-    return hashed(repr([(file.name, file.size, file.time) for file in stamps])) if stamps else 0
+    """64 bits of the names, sizes and times of the files that the pictures and sounds of a sample are in, or 0."""
+    files = [part.file for part in (*sample.images, *sample.sounds) if part.file is not None]
+    return hashed(repr([(file.name, file.size, file.version) for file in files])) if files else 0
 
 
 class _Found:

@@ -331,7 +331,10 @@ def _expand(rendered: str, ports: Ports, sample: Sample) -> str:
 
 
 def sample_digest(sample: Sample) -> bytes:
-    """A hash over all that an example is made from: words, pictures and references."""
+    """A hash over all that an example is made from: words, pictures and references.
+
+    Pictures and sounds that were looked for and not read count by their files' names and sizes.
+    """
     digest = hashlib.blake2b(digest_size=16)
 
     def add(kind: bytes, content: bytes) -> None:
@@ -342,8 +345,10 @@ def sample_digest(sample: Sample) -> bytes:
         for part in turn.parts:
             if isinstance(part, Text):
                 add(b"T", part.text.encode())
-            else:
-                add(b"I" if isinstance(part, Image) else b"S", part.data)
+                continue
+            add(b"I" if isinstance(part, Image) else b"S", part.data)
+            if part.file is not None and not part.data:
+                add(b"F", f"{part.file.size} {part.file.name}".encode())
     for reference in sample.references:
         add(b"A", reference.encode())
     return digest.digest()

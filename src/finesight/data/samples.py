@@ -60,11 +60,14 @@ class RowSource:
             parts.append(self.facts.table.identity())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
-    def sample(self, index: int, pictures: bool = True, counts: Counts | None = None) -> Sample | None:
+    def sample(
+        self, index: int, pictures: bool = True, counts: Counts | None = None, look: bool = False
+    ) -> Sample | None:
         """The sample of row `index` (from 0), or None where the source's `where` leaves it out.
 
-        Without `pictures` they (and sounds) are not read, and stand empty in their places. `counts` is added to: what
-        was done to the row, by kind and text of a notice. A sample whose last turn is the user's has no answer: it can
+        Without `pictures` they (and sounds) are not read, and stand empty in their places; with `look` those in files
+        of their own are looked for, and stand empty with the marks of their files. `counts` is added to: what was done
+        to the row, by kind and text of a notice. A sample whose last turn is the user's has no answer: it can
         be answered, and not be learned from. Raises DataError for a row that cannot be used, with the column that is
         to blame.
         """
@@ -74,7 +77,7 @@ class RowSource:
             return None
         cells = Cells(values, origin, WordRules(source.text), Counter() if counts is None else counts)
         facts = self.facts.of(cells) if self.facts else {}
-        media = Media(Store(self.reader.root), self.access)
+        media = Media(Store(self.reader.root), self.access, look)
         conversations = Conversations(source, self.layout, media)
         questions = Questions(source, self.layout, media, conversations)
         references = questions.references(cells)

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from finesight.config.place import is_address, resolve_path
 from finesight.core.errors import DataError
+from finesight.core.sample import FileMark
 from finesight.data.media_guard import PictureLimits
 from finesight.runtime.cachedir import NoCache, cached
 
@@ -56,10 +57,21 @@ class Store:
 
         With `allow_outside` links, `..` and absolute paths may lead out of the root. Raises DataError and nothing else.
         """
+        return self.find(name, where, allow_outside, limit)[0]
+
+    def find(
+        self,
+        name: str,
+        where: str,
+        allow_outside: bool = False,
+        limit: int = LARGEST_FILE,
+        look: bool = False,
+    ) -> tuple[bytes, FileMark]:
+        """The same with the file's mark; with `look` the file is not read, and its bytes are empty."""
         try:
             if is_address(self.root):
-                return _read_remote(self.root, name, where, allow_outside, limit)
-            return _read_local(Path(self.root), name, where, allow_outside, limit)
+                return _read_remote(self.root, name, where, allow_outside, limit, look)
+            return _read_local(Path(self.root), name, where, allow_outside, limit, look)
         except DataError:
             raise
         except Exception as error:  # every file system has errors of its own
@@ -67,7 +79,9 @@ class Store:
             raise DataError(what, where, _MEND) from error
 
 
-def _read_local(root: Path, name: str, where: str, allow_outside: bool, limit: int) -> bytes:
+def _read_local(
+    root: Path, name: str, where: str, allow_outside: bool, limit: int, look: bool
+) -> tuple[bytes, FileMark]:
     if is_address(name):
         raise DataError(
             f"`{name[:200]}` is an address", where, "download the file, and give its path below `root`"
@@ -83,23 +97,31 @@ def _read_local(root: Path, name: str, where: str, allow_outside: bool, limit: i
     # not through a link or into a pipe that took the file's place meanwhile
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb", buffering=0) as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
             raise DataError(f"{path} is not a file", where, _MEND)
-        size = os.fstat(descriptor).st_size
-        if size > limit:
+        if about.st_size > limit:
             raise _too_large(str(path), where, limit)
-        return stream.read(size)
+        mark = FileMark(name, about.st_size, str(about.st_mtime_ns))
+        return b"" if look else stream.read(about.st_size), mark
 
 
-def _read_remote(root: str, name: str, where: str, allow_outside: bool, limit: int) -> bytes:
+def _read_remote(
+    root: str, name: str, where: str, allow_outside: bool, limit: int, look: bool
+) -> tuple[bytes, FileMark]:
     system, base = _system(root)
     path = _below(base, root, name, allow_outside)
     if path is None:
         what = f"the path `{name[:200]}` leads out of {root}"
         raise DataError(what, where, "put the file below it, or set `root` of the source")
-    size = system.info(path).get("size")
+    about = system.info(path)
+    size = about.get("size")
     if size is not None and size > limit:
         raise _too_large(name, where, limit)
+    version = json.dumps([str(about[key]) for key in _TELLING if about.get(key) is not None])
+    mark = FileMark(name, -1 if size is None else size, version)
+    if look:
+        return b"", mark
     if size is not None:
         data: bytes = system.cat_file(path)
     else:
@@ -107,7 +129,7 @@ def _read_remote(root: str, name: str, where: str, allow_outside: bool, limit: i
             data = stream.read(limit + 1)
     if len(data) > limit:
         raise _too_large(name, where, limit)
-    return data
+    return data, mark
 
 
 def _below(base: str, root: str, name: str, allow_outside: bool) -> str | None:

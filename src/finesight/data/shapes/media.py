@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finesight.core.errors import DataError
-from finesight.core.sample import Audio, Image
+from finesight.core.sample import Audio, FileMark, Image
 from finesight.data.media import decode_base64
 from finesight.data.shapes.values import FILL, json_list
 from finesight.data.store import Store
@@ -35,32 +35,39 @@ class Media:
 
     store: Store
     access: Access
+    look: bool = False
+    """Whether files of their own are looked for instead of read, and no web address is asked."""
 
     def images(self, items: Sequence[Any], where: str, column: str, read: bool) -> tuple[Image, ...]:
         """A picture for each item; empty ones, in the same number, unless they are to be `read`."""
-        return tuple(Image(self._get(item, "picture", where, column) if read else b"") for item in items)
+        if not read:
+            return tuple(Image(b"") for _ in items)
+        return tuple(Image(*self._get(item, "picture", where, column)) for item in items)
 
     def sounds(self, items: Sequence[Any], where: str, column: str, read: bool) -> tuple[Audio, ...]:
         """A sound for each item, as for pictures."""
-        return tuple(Audio(self._get(item, "sound", where, column) if read else b"") for item in items)
+        if not read:
+            return tuple(Audio(b"") for _ in items)
+        return tuple(Audio(*self._get(item, "sound", where, column)) for item in items)
 
-    def _get(self, item: Any, kind: Kind, where: str, column: str) -> bytes:
+    def _get(self, item: Any, kind: Kind, where: str, column: str) -> tuple[bytes, FileMark | None]:
+        """The bytes, and the mark of the file that they are from, if they are."""
         try:
             return self._bytes(item, kind, where)
         except DataError as error:
             error.column = error.column or column
             raise
 
-    def _bytes(self, item: Any, kind: Kind, where: str) -> bytes:
+    def _bytes(self, item: Any, kind: Kind, where: str) -> tuple[bytes, FileMark | None]:
         match item:
             case bytes() | bytearray() | memoryview():
-                return bytes(item)
+                return bytes(item), None
             case str():
                 return self._named(item.strip(), kind, where)
             case Mapping():
                 key = next((key for key in _HOLDERS if item.get(key)), None)
                 if key == "base64":
-                    return decode_base64(item[key], where)
+                    return decode_base64(item[key], where), None
                 if key is not None:
                     return self._bytes(item[key], kind, where)
                 what = f"there is no {kind}: none of the keys {', '.join(f'`{key}`' for key in _HOLDERS)} is filled"
@@ -68,16 +75,16 @@ class Media:
         what = f"a {kind} cannot be {_kind_of(item)}"
         raise DataError(what, where, "give bytes, base64 text or a path below `root`")
 
-    def _named(self, text: str, kind: Kind, where: str) -> bytes:
+    def _named(self, text: str, kind: Kind, where: str) -> tuple[bytes, FileMark | None]:
         """What a text holds as base64, or names by path or address."""
         if text[:5].lower() == "data:":
-            return decode_base64(text, where)
+            return decode_base64(text, where), None
         address = _ADDRESS.match(text)
         if address and address[1].lower() in _WEB:
-            return self._fetched(text, kind, where)
+            return self._fetched(text, kind, where), FileMark(text)
         if not address and (len(text) > _LONGEST_PATH or "." not in text[-8:]):
-            return decode_base64(text, where)  # base64 has no dot, a file's name has a suffix
-        return self.store.read(text, where, allow_outside=self.access.allow_outside)
+            return decode_base64(text, where), None  # base64 has no dot, a file's name has a suffix
+        return self.store.find(text, where, self.access.allow_outside, look=self.look)
 
     def _fetched(self, url: str, kind: Kind, where: str) -> bytes:
         download = "download it, and give its path below `root`"
@@ -88,6 +95,8 @@ class Media:
         if not self.access.allow_urls:
             mend = f"{download}; or set `data.allow_urls: true` if you trust who wrote the rows"
             raise DataError("the picture is a web address", where, mend)
+        if self.look:
+            return b""
         from finesight.data.fetch import fetch_picture  # a web client, which few need
 
         return fetch_picture(url, where)
