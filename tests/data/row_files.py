@@ -14,7 +14,8 @@ from finesight.config.data import Data
 from finesight.config.model import Decoder, Scratch, Tokenizer, Vision
 from finesight.config.sources import CsvSource, FolderSource
 from finesight.core.ports import Ports
-from finesight.data.dataset import Policy, SampleSet, read_samples
+from finesight.data.policy import Policy
+from finesight.data.sets import SampleSet, read_samples
 from finesight.runtime.notices import Notices
 
 WORDS = [

@@ -19,8 +19,10 @@ from row_files import cell, csv_source, data, folder_source, png, read, rows, ti
 from finesight.config.data import Data, Split, Transforms
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
-from finesight.data.dataset import ExampleSet, Policy, SampleSet, prepare_pictures, read_splits, transform_of
+from finesight.data.dataset import ExampleSet, prepare_pictures, transform_of
 from finesight.data.media import load_picture, resize
+from finesight.data.policy import Policy
+from finesight.data.sets import SampleSet, read_splits
 from finesight.data.splits import split_groups
 from finesight.data.transforms import TransformSettings
 from finesight.runtime.notices import Notices
@@ -221,7 +223,7 @@ def examples_of(file: Path, transforms: Transforms | None = None, **values: Any)
 def test_examples(file: Path) -> None:
     examples = examples_of(file)
     assert len(examples) == 24
-    assert examples.lengths == [len(examples[0, index].tokens) for index in range(24)]
+    assert examples.lengths.tolist() == [len(examples[0, index].tokens) for index in range(24)]
     assert examples.supervised == sum(examples[0, index].supervised for index in range(24))
     for index in (0, 23):
         example, prompt = examples[0, index], examples.prompt(index)

@@ -12,9 +12,10 @@ from finesight.config.data import Transforms
 from finesight.core.batch import IGNORE, Batch, Example
 from finesight.core.errors import DataError
 from finesight.data.collate import collate, collate_prompts
-from finesight.data.dataset import ExampleSet, Policy, transform_of
+from finesight.data.dataset import ExampleSet, transform_of
 from finesight.data.loader import in_order, windows
 from finesight.data.order import Order
+from finesight.data.policy import Policy
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import numpy as np
 
 from finesight.config.data import Data
 from finesight.core.errors import DataError
-from finesight.core.sample import Sample
+from finesight.core.sample import Origin, Sample
 from finesight.data.cache import Arrays, key_of
 from finesight.data.encode import sample_digest
 from finesight.data.media import load_picture
@@ -124,7 +124,7 @@ class _Look:
                     counts.update(("picture", note) for note in _decoded(sample, opened.picture_column))
                 marks = [hashed(opened.text(row, column)) for column in self.marks]
             except DataError as error:
-                found.faults.append(fault_of(row, opened, error))
+                found.faults.append(fault_of(row, opened.reader.origin(row), error))
                 continue
             found.add(row, sample, marks)
             found.counts.update(counts)
@@ -185,10 +185,10 @@ def _named(marks: Sequence[str]) -> list[str]:
     return [f"mark-{number}" for number in range(len(marks))]
 
 
-def fault_of(row: int, opened: RowSource, error: DataError) -> list[Any]:
-    """A fault as it is kept: the row's number, its file and line, the column, and the words."""
-    origin, fault = opened.reader.origin(row), error.faults[0]
-    return ["fault", row, origin.file, origin.row, error.column, fault.what, fault.where, fault.mend]
+def fault_of(number: int, origin: Origin, error: DataError) -> list[Any]:
+    """A fault as it is kept: what it is number of, its file and row, the column, and the words."""
+    fault = error.faults[0]
+    return ["fault", number, origin.file, origin.row, error.column, fault.what, fault.where, fault.mend]
 
 
 def error_of(event: Sequence[Any]) -> tuple[str, int, DataError]:
@@ -300,6 +300,6 @@ class _Merge:
         number, row = source_and_row(other)
         what = f"the id `{self._id(piece, at)}` is that of {self._opened[number].reader.origin(row)} too"
         here = int(piece.columns["rows"][at])
-        where, column = str(self._own.reader.origin(here)), self._own.columns.id or ""
-        return fault_of(here, self._own, DataError(what, where, "give each sample its own id", column))
+        origin, column = self._own.reader.origin(here), self._own.columns.id or ""
+        return fault_of(here, origin, DataError(what, str(origin), "give each sample its own id", column))
 

@@ -5,6 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from finesight.core.batch import Batch, Example
 from finesight.core.errors import DataError, FinesightError
 from finesight.core.sample import Origin
@@ -110,7 +112,10 @@ def released(windows: Generator[Window, None, None], start: int, policy: BadRows
 
 
 class _Drawing:
-    """The job of drawing windows from examples by their numbers."""
+    """The job of drawing windows from examples by their numbers.
+
+    An item stands for a sample and how often it was looked at before, since a step may see a sample twice.
+    """
 
     reads = False
 
@@ -124,20 +129,19 @@ class _Drawing:
         return iter(self._steps)
 
     def do(self, step: int, at: At) -> Window:
-        epoch, drawn = self._order.batch(step)
+        indices, looks = self._order.draws(step)
 
-        def example(index: int) -> Example:
-            return self._examples[epoch, index]
+        def example(item: int) -> Example:
+            return self._examples[divmod(item, len(self._examples))]
 
-        items = self._share.of(drawn.tolist())
+        items = self._share.of((looks * len(self._examples) + indices).tolist())
         return make_window(step, items, example, self, at, self._examples.ports.pad_id, self._micro_batch)
 
     def origin(self, item: int) -> Origin:
-        source, row = self._examples.samples.places[item]
-        return source.reader.origin(row)
+        return self._examples.samples.origin(item % len(self._examples))
 
     def place(self, item: int) -> str:
-        return f"sample `{self._examples.samples.ids[item]}` of {self.origin(item)}"
+        return f"sample `{self._examples.samples.id(item % len(self._examples))}` of {self.origin(item)}"
 
 
 def windows(
@@ -163,7 +167,7 @@ def windows(
 
 def in_order(examples: ExampleSet, batch_size: int) -> Iterator[Batch]:
     """All examples once, unchanged by transforms, those of like length together."""
-    by_length = sorted(range(len(examples)), key=examples.lengths.__getitem__)
+    by_length = np.argsort(examples.lengths, kind="stable").tolist()
     for at in range(0, len(by_length), batch_size):
         chosen = by_length[at : at + batch_size]
         yield collate([examples.plain(index) for index in chosen], examples.ports.pad_id)

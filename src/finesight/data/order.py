@@ -6,7 +6,7 @@ Nothing here has a state: a run is resumed by its step number alone, and neither
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -31,13 +31,23 @@ class Share:
         return samples[self.rank :: self.world]
 
 
+class Looks(Protocol):
+    """What an epoch sees where that is not each sample once."""
+
+    def __len__(self) -> int:
+        """Looks of an epoch."""
+
+    def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The samples of an epoch, one for each look, and how many looks at the same sample came before."""
+
+
 class Order:
     """The order of a run over N samples.
 
     `lengths` are tokens per sample (N,). Within a window of `window` batches, samples of like length come
-    together (0: no sorting); the batches of an epoch are then put in random order. Every sample is seen once an epoch;
-    the last batch of an epoch may be smaller. With `overfit`, the first so many batches of the first epoch are all
-    there is.
+    together (0: no sorting); the batches of an epoch are then put in random order. Every sample is seen once an epoch,
+    or as `looks` say; the last batch of an epoch may be smaller. With `overfit`, the first so many batches of the
+    first epoch are all there is.
     """
 
     def __init__(
@@ -45,43 +55,58 @@ class Order:
         fingerprint: str,
         seed: int,
         batch_size: int,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
         window: int = 0,
         overfit: int | None = None,
+        looks: Looks | None = None,
     ) -> None:
         self._key = ("order", fingerprint, seed)
-        self._lengths = np.asarray(lengths)
+        self._lengths, self._looks = np.asarray(lengths), looks
+        self._count = len(self._lengths) if looks is None else len(looks)
         self._size, self._window, self._overfit = batch_size, window, overfit
-        self._latest: tuple[int, list[np.ndarray]] = (-1, [])
+        self._latest: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps that see each sample once."""
-        whole = -(-len(self._lengths) // self._size)
+        """Optimizer steps that make an epoch."""
+        whole = -(-self._count // self._size)
         return min(whole, self._overfit) if self._overfit else whole
 
     def batch(self, step: int) -> tuple[int, np.ndarray]:
-        """Epoch (from 0) and sample indices of step `step` (from 0)."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        drawn = 0 if self._overfit else epoch
-        if self._latest[0] != drawn:
-            self._latest = (drawn, self._batches(drawn))
-        return drawn, self._latest[1][position]
+        """Epoch (from 0) and sample indices (B,) of step `step` (from 0)."""
+        epoch, indices, _ = self._step(step)
+        return epoch, indices
+
+    def draws(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sample indices (B,) of a step, and how many looks at the same sample came before (B,)."""
+        return self._step(step)[1:]
 
     def epoch_of(self, step: int) -> float:
         """Passes over the data that `step` finished steps make."""
         return step / self.steps_per_epoch
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
+    def _step(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        drawn = 0 if self._overfit else epoch
+        if self._latest is None or self._latest[0] != drawn:
+            self._latest = (drawn, *self._arranged(drawn))
+        _, indices, looks, turns = self._latest
+        begin = int(turns[position]) * self._size
+        return drawn, indices[begin : begin + self._size], looks[begin : begin + self._size]
+
+    def _arranged(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The samples of an epoch, batch after batch, their looks, and which batch comes at which turn."""
         draw = generator(*self._key, epoch)
-        shuffled = draw.permutation(len(self._lengths))
-        size = self._size
+        shuffled = draw.permutation(self._count)
+        if self._looks is None:
+            samples, looks = np.arange(self._count), np.full(self._count, epoch)
+        else:
+            samples, looks = self._looks.epoch(epoch)
+        batches = -(-self._count // self._size)
         if not self._window:
-            return [shuffled[at : at + size] for at in range(0, len(shuffled), size)]
-        batches: list[np.ndarray] = []
-        span = size * self._window
-        for at in range(0, len(shuffled), span):
+            return samples[shuffled], looks[shuffled], np.arange(batches)
+        span = self._size * self._window
+        for at in range(0, self._count, span):
             part = shuffled[at : at + span]
-            by_length = part[np.argsort(self._lengths[part], kind="stable")]
-            batches += [by_length[start : start + size] for start in range(0, len(by_length), size)]
-        return [batches[index] for index in draw.permutation(len(batches))]
+            shuffled[at : at + span] = part[np.argsort(self._lengths[samples[part]], kind="stable")]
+        return samples[shuffled], looks[shuffled], draw.permutation(batches)
