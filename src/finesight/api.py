@@ -10,7 +10,8 @@ from typing import Any, Literal
 from finesight.config.load import load_recipe, parse_recipe
 from finesight.config.recipe import Recipe
 from finesight.core.events import Observer
-from finesight.data.dataset import Policy, SampleSet, read_splits
+from finesight.data.policy import Policy
+from finesight.data.sets import SampleSet, read_splits
 from finesight.models.load import LoadedModel
 from finesight.runtime.notices import Notices
 from finesight.workflows.evaluate import evaluate as _evaluate
@@ -84,9 +85,10 @@ def load_model(model_or_run: str | os.PathLike[str]) -> LoadedModel:
 
 
 def load_data(recipe: RecipeLike, **overrides: Any) -> dict[str, SampleSet]:
-    """The samples of a recipe by split (`train`, and `val` and `test` where it has them).
+    """The checked samples of a recipe by split (`train`, and `val` and `test` where it has them).
 
-    Raises RecipeError or DataError; `overrides` as for `train`.
+    A split has a length and an index: `splits["train"][0]` is its first sample, read from its file when asked for, and
+    `splits["train"].words(0)` the same without its pictures. Raises RecipeError or DataError; `overrides` as for `train`.
     """
     checked = _checked(recipe, overrides)
     return read_splits(checked.data, checked.run.seed, Policy(checked.data), Notices())

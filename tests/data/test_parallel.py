@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finesight.core.errors import DataError
+from finesight.core.errors import DataError, WorkerError
 from finesight.data.parallel import cores, over_rows
 
 
@@ -134,7 +134,7 @@ def test_results_before_an_error_are_given_first() -> None:
 def test_a_worker_that_dies_is_named_with_its_row(what: str, told: str) -> None:
     began = time.monotonic()
     place: Callable[[int], str] = lambda row: f"table.csv, row {row + 1}"  # noqa: E731
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(WorkerError, match=told) as caught:
         list(in_workers(partial(at_row, row=300, what=what), 100_000, 2, place=place))
     fault = caught.value.faults[0]
     assert fault.where == "table.csv, row 301 (it had rows 257 to 512)"
@@ -144,7 +144,7 @@ def test_a_worker_that_dies_is_named_with_its_row(what: str, told: str) -> None:
 
 def test_a_worker_that_hangs_is_named_with_its_row() -> None:
     began = time.monotonic()
-    with pytest.raises(DataError, match=r"silent for [12] seconds") as caught:
+    with pytest.raises(WorkerError, match=r"silent for [12] seconds") as caught:
         list(in_workers(partial(at_row, row=300, what="sleep"), 1000, 2, timeout=1.0))
     assert caught.value.faults[0].where.startswith("row 301 ")
     assert time.monotonic() - began < 60

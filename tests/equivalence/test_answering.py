@@ -10,8 +10,10 @@ from tiny_runs import tiny_mapping, write_pictures
 from finesight.config.data import Data
 from finesight.config.load import parse_recipe
 from finesight.config.train import Generation
-from finesight.data.dataset import ExampleSet, Policy, prepare_pictures, read_samples
+from finesight.data.dataset import ExampleSet, prepare_pictures
 from finesight.data.loader import in_order
+from finesight.data.policy import Policy
+from finesight.data.sets import read_samples
 from finesight.evaluation.score import score
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward, float_pictures

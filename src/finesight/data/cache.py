@@ -46,7 +46,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def _form(column: np.ndarray) -> tuple[str, int]:
-    return np.lib.format.dtype_to_descr(column.dtype), len(column)
+    return column.dtype.str, len(column)
 
 
 def key_of(*parts: object) -> str:
@@ -110,7 +110,9 @@ def _read(folder: Path) -> Arrays:
     return mapped(folder, told["forms"], told["facts"])
 
 
-def mapped(folder: Path, forms: Mapping[str, tuple[str, int]], facts: Mapping[str, Any] | None = None) -> Arrays:
+def mapped(
+    folder: Path, forms: Mapping[str, tuple[str, int]], facts: Mapping[str, Any] | None = None
+) -> Arrays:
     """The columns in the files of a folder; raises OSError or ValueError where one is not there or too short."""
     columns = {name: _map(folder / f"{name}.bin", *form) for name, form in forms.items()}
     return Arrays(columns, facts or {}, folder)

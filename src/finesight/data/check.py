@@ -17,7 +17,7 @@ import numpy as np
 
 from finesight.config.data import Data
 from finesight.core.errors import DataError
-from finesight.core.sample import Origin, Sample
+from finesight.core.sample import Audio, Image, Origin, Sample
 from finesight.data.cache import Arrays, key_of
 from finesight.data.encode import sample_digest
 from finesight.data.media import load_picture
@@ -144,7 +144,8 @@ def _decoded(sample: Sample, column: str) -> Iterator[str]:
 
 def stamp_of(sample: Sample) -> int:
     """64 bits of the names, sizes and times of the files that the pictures and sounds of a sample are in, or 0."""
-    files = [part.file for part in (*sample.images, *sample.sounds) if part.file is not None]
+    media: tuple[Image | Audio, ...] = (*sample.images, *sample.sounds)
+    files = [part.file for part in media if part.file is not None]
     return hashed(repr([(file.name, file.size, file.version) for file in files])) if files else 0
 
 
@@ -155,7 +156,9 @@ class _Found:
         self._opened, self._marks = opened, marks
         self._rows: list[int] = []
         self._digests: list[bytes] = []
-        self._hashes: dict[str, list[int]] = {name: [] for name in ("names", "groups", "stamps", *_named(marks))}
+        self._hashes: dict[str, list[int]] = {
+            name: [] for name in ("names", "groups", "stamps", *_named(marks))
+        }
         self._ids: list[bytes] = []
         self.faults: list[list[Any]] = []
         self.counts: Counts = Counter()
@@ -215,7 +218,9 @@ def check_source(
     rows = len(reader) if most is None else min(len(reader), most)
     decode = checking.check == "all" or (checking.check == "auto" and rows <= _ALL)
     if not decode and own.columns.image:
-        told = f"the pictures of {rows:,} rows of {reader.file} are looked for, and decoded when they are used"
+        told = (
+            f"the pictures of {rows:,} rows of {reader.file} are looked for, and decoded when they are used"
+        )
         means.notices.add("quick", f"{told} (`data.check`)")
     marks = tuple(column for column, _ in checking.marks)
     key = key_of(str(Path(reader.file).absolute()), own.name, own.identity(), decode, marks)
@@ -302,4 +307,3 @@ class _Merge:
         here = int(piece.columns["rows"][at])
         origin, column = self._own.reader.origin(here), self._own.columns.id or ""
         return fault_of(here, origin, DataError(what, str(origin), "give each sample its own id", column))
-

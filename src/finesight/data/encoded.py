@@ -47,7 +47,9 @@ class _Encode:
                 text = encode(self.samples.words(index), self.ports, self.limit, self.answering)
             except DataError as error:
                 if isinstance(error, TooLong) and self.limit.on_long == "skip":
-                    events.append(["long", index, origin.file, origin.row, error.faults[0].what, "are left out"])
+                    events.append(
+                        ["long", index, origin.file, origin.row, error.faults[0].what, "are left out"]
+                    )
                 else:
                     events.append(fault_of(index, origin, error))
                 continue

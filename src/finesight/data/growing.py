@@ -42,7 +42,9 @@ class GrowingFiles:
     @property
     def forms(self) -> dict[str, tuple[str, int]]:
         """Type and length of each column."""
-        return {name: (kind, self._sizes[name] // np.dtype(kind).itemsize) for name, kind in self._types.items()}
+        return {
+            name: (kind, self._sizes[name] // np.dtype(kind).itemsize) for name, kind in self._types.items()
+        }
 
     def columns(self) -> Arrays:
         """What is in the files now, mapped."""
@@ -52,7 +54,7 @@ class GrowingFiles:
         """Add a block. What fails half-way is cut off when the files are taken up, or added to, again."""
         blocks = {}
         for name, column in columns.items():
-            kind = np.lib.format.dtype_to_descr(column.dtype)
+            kind = column.dtype.str
             assert self._types.setdefault(name, kind) == kind
             size = self._sizes.setdefault(name, 0)
             content = np.ascontiguousarray(column).view(np.uint8).data

@@ -30,7 +30,7 @@ class Mixture:
         self._members = [np.flatnonzero(sources == number) for number in range(len(repeats))]
         self._repeats, self._key = tuple(repeats), ("mixture", *key)
         self.counts = _shares([len(members) for members in self._members], repeats, weights)
-        self._weighted = weights is not None
+        self.varies = weights is not None
 
     @classmethod
     def of(cls, listed: Source | tuple[Source, ...], sources: np.ndarray, *key: object) -> "Mixture | None":
@@ -48,11 +48,6 @@ class Mixture:
         """Looks of an epoch."""
         return sum(self.counts)
 
-    @property
-    def varies(self) -> bool:
-        """Whether epochs differ in what they hold, and not in its order alone."""
-        return self._weighted
-
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The samples that an epoch (from 0) sees and the number of each look, both (len(self),), in no order."""
         parts = [self._of(number, epoch) for number, count in enumerate(self.counts) if count]
@@ -60,7 +55,7 @@ class Mixture:
 
     def _of(self, source: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         members, count, repeat = self._members[source], self.counts[source], self._repeats[source]
-        if not self._weighted:
+        if not self.varies:
             looks = np.arange(epoch * repeat, (epoch + 1) * repeat)
             return np.tile(members, repeat), np.repeat(looks, len(members))
         passes, places = np.divmod(np.arange(epoch * count, (epoch + 1) * count), len(members))

@@ -34,6 +34,9 @@ class Share:
 class Looks(Protocol):
     """What an epoch sees where that is not each sample once."""
 
+    varies: bool
+    """Whether epochs differ in what they see, and not in its order alone."""
+
     def __len__(self) -> int:
         """Looks of an epoch."""
 
@@ -71,6 +74,11 @@ class Order:
         """Optimizer steps that make an epoch."""
         whole = -(-self._count // self._size)
         return min(whole, self._overfit) if self._overfit else whole
+
+    @property
+    def varies(self) -> bool:
+        """Whether epochs differ in what they see, and not in its order alone."""
+        return self._looks is not None and self._looks.varies and not self._overfit
 
     def batch(self, step: int) -> tuple[int, np.ndarray]:
         """Epoch (from 0) and sample indices (B,) of step `step` (from 0)."""

@@ -21,7 +21,8 @@ from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar, cast
 
-from finesight.core.errors import DataError, FinesightError
+from finesight.core.errors import FinesightError, WorkerError
+from finesight.runtime.environment import cores as usable_cores
 
 R = TypeVar("R")
 
@@ -43,10 +44,9 @@ _START = 120.0
 _MOST = 8
 """Workers that are started unless more are asked for: each holds its own imports in memory."""
 
-_ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-}
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
 _ENVIRONMENT = {**_ONE_THREAD, "TOKENIZERS_PARALLELISM": "false"}
 
 _BOOT = (
@@ -57,7 +57,7 @@ _BOOT = (
 
 def cores() -> int:
     """Workers that this process may keep busy: the cores that it is allowed, no more than eight; 0 for one core."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = usable_cores()
     return min(allowed, _MOST) if allowed > 1 else 0
 
 
@@ -78,7 +78,7 @@ def over_rows(
     The work begins in this process, and goes to `jobs` worker processes once it is clear that more than `patience`
     seconds of it are left; it stays here where `jobs` is 0. `tick` is called, here, with the number of rows that
     are finished, and may raise to stop: the workers are then ended. An error of the task is raised here, too. Raises
-    DataError, with the `place` of the row, where a worker is ended from outside or is silent for `timeout` seconds
+    WorkerError, with the `place` of the row, where a worker is ended from outside or is silent for `timeout` seconds
     about one row. Close the iterator to stop early.
     """
     tick = tick or _unwatched
@@ -249,7 +249,7 @@ class _Crew:
             result.add_note(f"in a worker process, {self._of(worker)}:\n{told}")
         raise result
 
-    def _died(self, worker: _Worker) -> DataError:
+    def _died(self, worker: _Worker) -> WorkerError:
         status = worker.process.wait()
         if status >= 0:
             how, mend = f"with status {status}", "what it said stands above"
@@ -259,7 +259,7 @@ class _Crew:
                 "memory may have run out: free some, and begin again; if it ends at this row again, look at the "
                 "row, or leave it out"
             )
-        return DataError(f"a process that reads the rows was ended {how}", self._of(worker), mend)
+        return WorkerError(f"a process that reads the rows was ended {how}", self._of(worker), mend)
 
     def _look_for_silence(self) -> None:
         now = time.monotonic()
@@ -270,7 +270,7 @@ class _Crew:
             elif now - worker.moved > (self._timeout if at in worker.rows else max(self._timeout, _START)):
                 what = f"a process that reads the rows was silent for {now - worker.moved:.0f} seconds"
                 mend = "look at this row, or leave it out; for slow storage, raise `data.timeout`"
-                raise DataError(what, self._of(worker), mend)
+                raise WorkerError(what, self._of(worker), mend)
 
     def _of(self, worker: _Worker) -> str:
         at, rows = self._marks[worker.slot], worker.rows

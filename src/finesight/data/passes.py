@@ -60,9 +60,7 @@ class Pass:
     `with` statement.
     """
 
-    def __init__(
-        self, kind: str, key: str, source: str, task: Task[Piece], count: int, means: Means
-    ) -> None:
+    def __init__(self, kind: str, key: str, source: str, task: Task[Piece], count: int, means: Means) -> None:
         self._kind, self._key, self._source = kind, key, source
         self._task, self._count, self._means = task, count, means
         self._begun = self._saved = time.monotonic()

@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -156,8 +156,8 @@ class SampleSet(Sequence[Sample]):
     def column(self, name: str) -> np.ndarray:
         """A column (N,) of what the check has found."""
         if len(self.parts) == 1:
-            return np.asarray(self.parts[0].found[name])[self._at]
-        return np.concatenate([part.found[name] for part in self.parts])[self._at]
+            return np.asarray(self.parts[0].found[name][self._at])
+        return np.asarray(np.concatenate([part.found[name] for part in self.parts])[self._at])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -175,7 +175,7 @@ class SampleSet(Sequence[Sample]):
         for number in np.unique(sources).tolist():
             own = sources == number
             names[own] = self.parts[number].ids(at[own] - self._begins[number])
-        return names.tolist()  # type: ignore[no-any-return]
+        return names.tolist()
 
 
 def _check_files(part: Part, at: int, sample: Sample) -> None:
@@ -288,7 +288,9 @@ def _column_of(split: Split) -> str | None:
     return split.split.column if isinstance(split.split, ByColumn) else split.group
 
 
-def _taken(split: Split, train: SampleSet, mark: str | None, whole: int, seed: int, purpose: str) -> np.ndarray:
+def _taken(
+    split: Split, train: SampleSet, mark: str | None, whole: int, seed: int, purpose: str
+) -> np.ndarray:
     """Mask over the training samples of those that this split takes out.
 
     A share is one of the `whole` number of samples before any split. `mark` names the hashes of the split's column.

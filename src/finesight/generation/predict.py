@@ -51,12 +51,12 @@ def predict(
     """
     config = decoding(settings, examples.ports)
     count = len(examples) if limit is None else min(limit, len(examples))
-    order = sorted(range(count), key=lambda index: (examples.lengths[index], index))
+    order = np.argsort(examples.lengths[:count], kind="stable").tolist()
     answers: dict[int, str] = {}
     with evaluating(model):
         for chosen in _groups(order, batch_size):
             prompts = [examples.prompt(index) for index in chosen]
-            samples = [examples.samples[index] for index in chosen]
+            samples = [examples.sample(index) for index in chosen]
             pictures = [picture for sample in samples for picture in prepare_pictures(sample, examples.ports)]
             texts = answer(model, examples.ports, prompts, pictures, config)
             answers |= dict(zip(chosen, texts, strict=True))
@@ -71,7 +71,7 @@ def _groups(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def _prediction(examples: ExampleSet, index: int, text: str) -> Prediction:
-    sample = examples.samples[index]
+    sample = examples.samples.words(index)
     return Prediction(
         id=sample.id,
         origin=str(sample.origin),

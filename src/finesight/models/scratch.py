@@ -39,8 +39,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (any text can be written) with merges learned from `texts`."""
+def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
+    """A byte-level BPE tokenizer (any text can be written) with merges learned from `texts`, as JSON."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -51,8 +51,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
+    return str(core.to_str())
+
+
+def tokenizer_of(learned: str) -> PreTrainedTokenizerFast:
+    """The tokenizer that `learn_tokenizer` has learned."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
+        tokenizer_object=Tokenizer.from_str(learned),
         pad_token=PAD,
         eos_token=END,
         additional_special_tokens=[IMAGE, USER, ASSISTANT, SYSTEM],
@@ -62,8 +67,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def build_processor(scratch: Scratch, texts: Iterable[str]) -> LlavaProcessor:
     """The processor that is saved beside the model: tokenizer, chat template and picture settings."""
+    return processor_with(scratch, learn_tokenizer(texts, scratch.tokenizer.vocabulary))
+
+
+def processor_with(scratch: Scratch, learned: str) -> LlavaProcessor:
+    """The same with a tokenizer that was learned before."""
     side = scratch.vision.image_size
-    tokenizer = train_tokenizer(texts, scratch.tokenizer.vocabulary)
+    tokenizer = tokenizer_of(learned)
     tokenizer.model_max_length = scratch.decoder.context
     return LlavaProcessor(
         image_processor=SiglipImageProcessorPil(size={"height": side, "width": side}),

@@ -8,7 +8,12 @@ from finesight.config.load import load_recipe
 from finesight.core.errors import RecipeError
 from finesight.core.events import Observer
 from finesight.core.rundir import RunDirectory
-from finesight.data.dataset import ExampleSet, Policy, read_splits
+from finesight.data.dataset import ExampleSet
+from finesight.data.lengths import Limit
+from finesight.data.parallel import cores
+from finesight.data.passes import Means
+from finesight.data.policy import Policy
+from finesight.data.sets import read_splits
 from finesight.evaluation.table import results_document
 from finesight.runtime.device import choose_device
 from finesight.runtime.files import write_json
@@ -43,14 +48,18 @@ def evaluate(
     notices, policy = Notices(), Policy(recipe.data)
     device = choose_device(recipe.run.device, notices, recipe.run.threads)
     found = find_model(model_or_run)
-    samples = read_splits(
-        recipe.data, recipe.run.seed, policy, notices, observer.on_progress if observer else None
-    )
+    tick = observer.on_progress if observer else bool
+    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
     if split not in samples:
         raise RecipeError(
             f"there is no split `{split}`", str(run.recipe), f"use one of: {', '.join(samples)}"
         )
-    sets = {name: ExampleSet(samples[name], found.loaded.ports, policy) for name in {split, "train"}}
+    limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
+    means = Means(cores(), recipe.data.timeout, tick, notices)
+    sets = {
+        name: ExampleSet(samples[name], found.loaded.ports, policy, limit=limit, name=name, means=means)
+        for name in sorted({split, "train"})
+    }
     found.loaded.model.to(device)
     folder = out or run.path / "evaluations" / split
     predictions = answer_split(found.loaded.model, sets[split], recipe, split, folder, observer)

@@ -41,16 +41,20 @@ def predicted_cost(
 
 
 def _counts(examples: ExampleSet, order: Order, steps: int) -> dict[str, int]:
-    """Samples, tokens and supervised tokens that the first `steps` steps see; whole passes are counted once."""
+    """Samples, tokens and supervised tokens that the first `steps` steps see; equal passes are counted once."""
     passes, left = divmod(steps, order.steps_per_epoch)
-    lengths, supervised = np.asarray(examples.lengths), np.asarray(examples.supervised_lengths)
+    lengths, supervised = examples.lengths, examples.supervised_lengths
 
     def of(first: int, count: int) -> np.ndarray:
         seen = [order.batch(step)[1] for step in range(first, first + count)]
         chosen = np.concatenate([np.empty(0, dtype=np.int64), *seen])
         return np.array([len(chosen), lengths[chosen].sum(), supervised[chosen].sum()])
 
-    total = passes * of(0, order.steps_per_epoch) + of(passes * order.steps_per_epoch, left)
+    whole = order.steps_per_epoch
+    if order.varies:
+        total = sum((of(number * whole, whole) for number in range(passes)), of(passes * whole, left))
+    else:
+        total = passes * of(0, whole) + of(passes * whole, left)
     return dict(zip(("samples", "tokens", "supervised_tokens"), total.tolist(), strict=True))
 
 

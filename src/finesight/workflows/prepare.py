@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,16 +11,24 @@ import torch
 from finesight.config.recipe import Recipe
 from finesight.core.events import Observer
 from finesight.core.ports import Ports
-from finesight.data.dataset import ExampleSet, Policy, SampleSet, read_splits, transform_of
+from finesight.data.dataset import ExampleSet, transform_of
+from finesight.data.lengths import Limit
+from finesight.data.mixture import Mixture
 from finesight.data.order import Order
+from finesight.data.outline import lines, outline
+from finesight.data.parallel import cores
+from finesight.data.passes import Means
+from finesight.data.policy import Policy
+from finesight.data.sets import SampleSet, read_splits
 from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze
 from finesight.models.ports import ports_of
-from finesight.models.scratch import build_model, build_processor
+from finesight.models.scratch import build_model
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.places import find_model
+from finesight.workflows.tokenizer import scratch_processor
 
 _log = logging.getLogger("finesight")
 
@@ -42,27 +51,23 @@ class Prepared:
         """Of data and encoder, by split."""
         return {name: examples.fingerprint for name, examples in self.splits.items()}
 
+    @cached_property
+    def outline(self) -> dict[str, dict[str, Any]]:
+        """What is known of each split."""
+        return outline(self.splits)
+
     def facts(self) -> dict[str, Any]:
         """What `environment.json` says of data and model."""
         parts = {
             name: {"total": part.total, "trainable": part.trainable}
             for name, part in count(self.model).items()
         }
-        data = {
-            name: {
-                "samples": len(examples),
-                "tokens": sum(examples.lengths),
-                "supervised_tokens": examples.supervised,
-                "fingerprint": examples.fingerprint,
-            }
-            for name, examples in self.splits.items()
-        }
         where = {
             "device": str(self.device),
             "precision": self.precision.name,
             "threads": torch.get_num_threads(),
         }
-        return {"data": data, "parameters": parts, "compute": where}
+        return {"data": self.outline, "parameters": parts, "compute": where}
 
 
 def prepare(
@@ -84,7 +89,7 @@ def prepare(
             observer.on_progress(rows)
 
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    loaded = _model(recipe, samples["train"])
+    loaded = _model(recipe, samples["train"], tick)
     frozen = freeze(loaded.model, recipe.model.freeze)
     if frozen:
         notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
@@ -93,7 +98,14 @@ def prepare(
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
     splits = {
         name: ExampleSet(
-            part, loaded.ports, policy, transform if name == "train" else None, recipe.run.seed, tick
+            part,
+            loaded.ports,
+            policy,
+            transform if name == "train" else None,
+            recipe.run.seed,
+            limit=Limit(recipe.data.on_long, recipe.data.max_tokens),
+            name=name,
+            means=Means(cores(), recipe.data.timeout, tick, notices),
         )
         for name, part in samples.items()
     }
@@ -117,16 +129,16 @@ def order_of(recipe: Recipe, examples: ExampleSet) -> Order:
         examples.lengths,
         train.length_window,
         train.overfit,
+        Mixture.of(recipe.data.train, examples.samples.sources, examples.fingerprint, recipe.run.seed),
     )
 
 
-def _model(recipe: Recipe, train: SampleSet) -> LoadedModel:
+def _model(recipe: Recipe, train: SampleSet, tick: Callable[[int], object]) -> LoadedModel:
     if recipe.model.pretrained is not None:
         return find_model(recipe.model.pretrained).loaded
     scratch = recipe.model.scratch
     assert scratch is not None
-    words = (turn.text for index in range(len(train)) for turn in train.words(index).messages)
-    processor = build_processor(scratch, words)
+    processor = scratch_processor(scratch, train, tick)
     model = build_model(scratch, processor, recipe.run.seed)
     return LoadedModel(model, processor, ports_of(processor, model.config))
 
@@ -138,7 +150,5 @@ def _say_size(prepared: Prepared) -> None:
         sum(part.trainable for part in parts.values()),
     )
     _log.info("model: trainable %s of %s (%.2f %%)", f"{learning:,}", f"{total:,}", 100 * learning / total)
-    for name, examples in prepared.splits.items():
-        _log.info(
-            "%s: %s samples, %s tokens learned from", name, f"{len(examples):,}", f"{examples.supervised:,}"
-        )
+    for line in lines(prepared.outline):
+        _log.info("%s", line)

@@ -107,7 +107,7 @@ def _began_with(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def _fault_rows(prepared: Prepared) -> list[tuple[object, ...]]:
-    return [(fault.file, fault.row, fault.column, fault.reason) for fault in prepared.policy.faults]
+    return [(fault.file, fault.row, fault.column, fault.reason) for fault in prepared.policy.listed]
 
 
 def _same_data(run: RunDirectory, prepared: Prepared) -> None:
