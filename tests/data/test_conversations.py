@@ -151,7 +151,7 @@ def test_llama_factory() -> None:
     turns = [{"role": "user", "content": "<image>Who?<image>"}, {"role": "assistant", "content": "They."}]
     row = {"messages": turns, "images": [CAT, DOG]}
     assert shown(sample_of("llava", row)) == ["user: [cat]Who?[dog]", "assistant: They."]
-    with pytest.raises(DataError, match="the words hold `<image>`[\\s\\S]*`source: llava`"):
+    with pytest.raises(DataError, match=r"the words hold `<image>`[\s\S]*`source: llava`"):
         sample_of("messages", row)
     row = {"conversations": LLAVA, "images": [CAT], "system": "Look."}
     assert shown(sample_of("messages", row)) == ["system: Look.", *SEEN]
@@ -368,7 +368,7 @@ def test_rows_that_cannot_be_used(kind: str, row: dict[str, Any], column: str, w
 
 def test_the_turn_is_named() -> None:
     turns = [*OPENAI, {"role": "user", "content": ""}]
-    with pytest.raises(DataError, match="rows.json, row 1, column `messages`, turn 4"):
+    with pytest.raises(DataError, match=r"rows\.json, row 1, column `messages`, turn 4"):
         sample_of("messages", {"messages": turns})
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from finesight.config.sources import Columns, Source
 from finesight.core.errors import DataError
@@ -129,12 +129,11 @@ def rows_of(reader: Reader, source: Source, name: str = "row", access: Access = 
     """The same for a reader that is open."""
     if not reader.columns:
         reader.row(0)  # says why
-    facts = open_facts(source.knowledge, reader.columns) if source.knowledge else None
+    facts = open_facts(source.knowledge, reader.columns, _put_in(source)) if source.knowledge else None
     layout = lay_out(reader, source, facts.columns if facts else ())
-    if facts is not None:
-        facts = replace(facts, columns=tuple(column for column in facts.columns if column in _used(source)))
     return RowSource(reader, source, layout, name, access, facts)
 
 
-def _used(source: Source) -> set[str]:
+def _put_in(source: Source) -> set[str]:
+    """Columns that may come from a second table."""
     return {*names_in(source.prompt or ""), *source.tags, *([source.group] if source.group else [])}

@@ -59,9 +59,10 @@ _PAIRS: Final = (
 """Names of the two texts of a pair, the one that is read first."""
 
 _LANGUAGES: Final = frozenset(
-    "ar bg bn ca cs da de el en es et fa fi fr ga gu he hi hr hu id is it ja ka kk ko lt lv mk ml mr ms mt nl no pl pt "
+    "ar bg bn ca cs da de el en es et fa fi fr ga gu he hi hr hu is it ja ka kk ko lt lv mk ml mr ms mt nl no pl pt "
     "ro ru sk sl sq sr sv sw ta te th tr uk ur vi zh".split()
 )
+"""Codes of languages; not Indonesian's `id`, which means something else in most tables."""
 
 _NOT_READ: Final = ("video", "videos", "tools")
 """Columns that people expect to be read, and that are not."""
@@ -108,7 +109,7 @@ def lay_out(reader: Reader, source: Source, facts: Collection[str] = ()) -> Layo
         for column, key in asked.items()
         if not has_column(reader.columns, column) and not (column in facts and key in _MAY_BE_FACTS)
     ]
-    faults += _not_found(guess.roles, reader, source, talks) + _contradictions(source, talks, facts)
+    faults += _not_found(guess.roles, reader, source, talks) + _contradictions(source, talks)
     if faults:
         raise DataError.of(faults)
     used = {*guess.roles.values(), *guess.extra.values(), *asked}
@@ -277,7 +278,7 @@ def _not_found(roles: Mapping[str, str | None], reader: Reader, source: Source, 
     ]
 
 
-def _contradictions(source: Source, talks: bool, facts: Collection[str]) -> list[Fault]:
+def _contradictions(source: Source, talks: bool) -> list[Fault]:
     """Keys of the recipe that would have no meaning with rows of this shape."""
     kind, named, where = source.source, source.columns, f"the source `{source.path}`"
     found = []
@@ -294,10 +295,4 @@ def _contradictions(source: Source, talks: bool, facts: Collection[str]) -> list
     if talks and source.prompt is not None:
         what = "`prompt` would not be asked: the rows are whole conversations"
         found.append(Fault(what, where, "take `prompt` out, or name `columns.question` and `columns.answer`"))
-    if source.knowledge is not None and not {*names_in(source.prompt or ""), *source.tags, source.group} & {
-        *facts
-    }:
-        what = "no column of the `knowledge` table is used"
-        mend = "put one into the `prompt` by `{name}`; it has " + ", ".join(f"`{name}`" for name in facts)
-        found.append(Fault(what, where, mend))
     return found

@@ -62,15 +62,18 @@ class Facts:
         return None
 
 
-def open_facts(knowledge: Knowledge, row_columns: Collection[str]) -> Facts:
+def open_facts(knowledge: Knowledge, row_columns: Collection[str], used: Collection[str]) -> Facts:
     """Open the table and index its keys; raises DataError, as `facts_of` does."""
-    return facts_of(open_table(knowledge.path, None, knowledge.delimiter), knowledge, row_columns)
+    return facts_of(open_table(knowledge.path, None, knowledge.delimiter), knowledge, row_columns, used)
 
 
-def facts_of(table: Reader, knowledge: Knowledge, row_columns: Collection[str]) -> Facts:
-    """Index the keys of an open table.
+def facts_of(
+    table: Reader, knowledge: Knowledge, row_columns: Collection[str], used: Collection[str]
+) -> Facts:
+    """Index the keys of an open table, whose columns the recipe has `used`.
 
-    Raises DataError for missing columns, columns that the rows have too, unreadable rows, and a key that comes twice.
+    Raises DataError for missing columns, columns that the rows have too, unreadable rows, a key that comes twice, and
+    where nothing of the table is used.
     """
     faults = [
         Fault(
@@ -85,24 +88,32 @@ def facts_of(table: Reader, knowledge: Knowledge, row_columns: Collection[str]) 
     columns = knowledge.columns or tuple(name for name in table.columns if name != knowledge.key)
     both = [name for name in columns if name in row_columns]
     if both:
-        what = f"{_names(both)} of the knowledge table {'are' if len(both) > 1 else 'is'} a column of the rows, too"
+        verb = "are columns" if len(both) > 1 else "is a column"
+        what = f"{_names(both)} of the knowledge table {verb} of the rows, too"
         mend = "name the columns that you want in `knowledge.columns`, or rename one of the two"
         faults.append(Fault(what, f"{table.file}, `knowledge.columns`", mend))
+    wanted = tuple(name for name in columns if name in used)
+    if not wanted and not faults:
+        mend = f"put one into the `prompt` by `{{name}}`; it has {_names(columns)}"
+        faults.append(Fault("no column of the knowledge table is used", f"{table.file}, `knowledge`", mend))
     if faults:
         raise DataError.of(faults)
-    hashes, rows, blank = _index(table, knowledge.key)
+    hashes, rows, blank = _index(table, knowledge.key, wanted)
     said = (("knowledge", f"{table.file}: {blank} rows have no `{knowledge.key}`"),) if blank else ()
-    return Facts(knowledge, table, columns, said, hashes, rows)
+    return Facts(knowledge, table, wanted, said, hashes, rows)
 
 
-def _index(table: Reader, column: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Hashes of the keys in order, the row of each, and how many rows have no key."""
+def _index(table: Reader, column: str, wanted: Collection[str]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Hashes of the keys in order, the row of each, and how many rows have no key; what is wanted is read once."""
     hashes = np.zeros(len(table), np.uint64)
     kept = np.zeros(len(table), bool)
     bad, first = 0, None
     for row in range(len(table)):
         try:
-            key = _key(table, row, column)
+            values, where = table.row(row, (column, *wanted)), str(table.origin(row))
+            for name in wanted:
+                as_text(cell(values, name), f"{where}, column `{name}`", name)
+            key = as_text(cell(values, column), f"{where}, column `{column}`", column).strip()
         except DataError as error:
             bad, first = bad + 1, first or error
             continue
@@ -118,15 +129,17 @@ def _index(table: Reader, column: str) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _check_twice(table: Reader, column: str, hashes: np.ndarray, rows: np.ndarray) -> None:
-    for at in np.flatnonzero(hashes[1:] == hashes[:-1]).tolist():
-        one, other = sorted(rows[at : at + 2].tolist())
-        key = _key(table, one, column)
-        if key == _key(table, other, column):
-            what = (
-                f"the key `{key}` is that of row {table.origin(one).row} and of row {table.origin(other).row}"
-            )
+    """Raise DataError where two rows have the same key; equal hashes alone are no proof of that."""
+    alike = np.flatnonzero(hashes[1:] == hashes[:-1])
+    seen: dict[str, int] = {}
+    for row in rows[np.union1d(alike, alike + 1)].tolist():
+        key = _key(table, row, column)
+        if key in seen:
+            one, other = table.origin(seen[key]), table.origin(row)
+            what = f"the key `{key}` is that of row {one.row} and of row {other.row}"
             mend = "leave one of the rows, or choose a key of which each value comes once"
             raise DataError(what, f"{table.file}, column `{column}`", mend, column)
+        seen[key] = row
 
 
 def _unreadable(error: DataError, bad: int, table: Reader) -> DataError:
