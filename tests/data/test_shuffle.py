@@ -54,7 +54,13 @@ def test_any_position_is_known_without_those_before() -> None:
 def test_orders_differ_by_epoch_seed_size_and_data() -> None:
     orders = {
         tuple(ShuffleBuffer(size, name, seed).order(epoch, 500).tolist())
-        for size, name, seed, epoch in [(9, "a", 1, 0), (9, "a", 1, 1), (9, "a", 2, 0), (9, "b", 1, 0), (8, "a", 1, 0)]
+        for size, name, seed, epoch in [
+            (9, "a", 1, 0),
+            (9, "a", 1, 1),
+            (9, "a", 2, 0),
+            (9, "b", 1, 0),
+            (8, "a", 1, 0),
+        ]
     }
     assert len(orders) == 5
 
@@ -73,7 +79,7 @@ def test_a_buffer_that_holds_all_shuffles_all(length: int) -> None:
 
 
 def test_how_late_a_row_may_be() -> None:
-    """The waiting time in a slot is geometric: half of the rows leave within 0.7 N positions, 999 of 1000 within 7 N."""
+    """Waiting times in a slot are geometric: half of the rows leave within 0.7 N positions, 999 in 1000 within 7 N."""
     size, length = 200, 60_000
     order = ShuffleBuffer(size, "data").order(0, length)
     came = np.maximum(0, np.arange(length) - size)  # the position at which a row is in the buffer

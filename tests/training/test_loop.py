@@ -9,7 +9,7 @@ import torch
 from toys import TwoLayers, supervised_logits, windows
 
 from finesight.config.train import Stop, Train
-from finesight.core.errors import Interrupted
+from finesight.core.errors import DataError, Interrupted, WorkerError
 from finesight.core.events import EvaluationReport, StepReport
 from finesight.training.loop import Loop, LoopState, StopAsked, Timetable
 from finesight.training.optim import build_optimizer
@@ -172,19 +172,51 @@ def test_asked_inside_an_evaluation_it_saves_and_measures_again() -> None:
     assert again.events[:2] == [("evaluate", 0), ("save", 2, True)]
 
 
-def test_workers_that_a_signal_ended_too_are_no_fault() -> None:
+@pytest.mark.parametrize("error", [StopAsked(), WorkerError("a worker was ended", "step 3", "look")])
+def test_asked_while_it_waits_for_data_it_saves(error: Exception) -> None:
+    """Where a stop was asked for, a worker that has been ended by the same hand is no fault."""
+
     def broken() -> Any:
         yield from windows(0, 2)
         bench.stop_at = 2
-        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+        raise error
 
     bench = Bench(None)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="after step 2 of 6"):
         bench.loop.run(broken(), LoopState())
     assert bench.events == [("save", 2, False)]
+
+
+def test_an_error_of_the_data_is_told_once_the_run_is_saved() -> None:
+    def broken() -> Any:
+        yield from windows(0, 4)
+        raise DataError("row 7 is bad", "rows.csv, row 7", "mend it", "image")
+
+    bench = Bench([1.0, 2.0])
+    with pytest.raises(DataError, match="row 7 is bad") as caught:
+        bench.loop.run(broken(), LoopState())
+    assert bench.events[-1] == ("save", 4, False)
+    assert caught.value.faults[0].mend == (
+        "mend it; what was learned in 4 steps is saved: --resume goes on from there"
+    )
+    assert caught.value.column == "image"
+    bench = Bench([])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bench.loop.__dict__, "evaluate", lambda: next(broken_validation()))
+        with pytest.raises(DataError, match="validation"):
+            bench.run()
+    assert bench.events == [("save", 2, False)]
+
+
+def broken_validation() -> Any:
+    raise DataError("a validation picture is gone", "val.csv, row 1", "put it back")
+    yield
+
+
+def test_an_error_that_nobody_foresaw_stays_what_it_is() -> None:
     bench = Bench(None)
     with pytest.raises(RuntimeError, match="on its own"):
-        bench.loop.run((_ for _ in ()) if False else _raising(), LoopState())
+        bench.loop.run(_raising(), LoopState())
 
 
 def _raising() -> Any:

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from finesight.config.train import Stop
 from finesight.core.batch import Batch
-from finesight.core.errors import Interrupted
+from finesight.core.errors import FinesightError, Interrupted
 from finesight.core.events import EvaluationReport, Observer, StepReport
 from finesight.training.schedule import Schedule
 from finesight.training.step import Step
@@ -15,7 +15,7 @@ from finesight.training.stopping import Best
 
 
 class StopAsked(Exception):
-    """Raised inside an evaluation when the run was asked to stop."""
+    """Raised inside an evaluation, or a wait for data, when the run was asked to stop."""
 
 
 class Saver(Protocol):
@@ -112,9 +112,8 @@ class Loop:
             return False
         try:
             values = self.evaluate()
-        except StopAsked:
-            self.save(state.saved(), state.step, False)
-            raise interrupted(state.step, times.steps) from None
+        except (StopAsked, FinesightError) as error:
+            raise self._left(error, state) from error.__cause__
         threshold = times.stop.threshold if times.stop else 0.0
         value = float(state.step) if times.measure == "last" else values[times.measure]
         improved = state.best.update(times.measure, value, state.step, threshold)
@@ -128,11 +127,18 @@ class Loop:
     def _wait(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> tuple[Batch, ...]:
         try:
             return next(windows)
-        except RuntimeError:  # a signal to the whole process group ends the loader's workers too
-            if not self.asked():
-                raise
-            self.save(state.saved(), state.step, False)
-            raise interrupted(state.step, self.timetable.steps) from None
+        except (StopAsked, FinesightError) as error:
+            raise self._left(error, state) from error.__cause__
+
+    def _left(self, error: StopAsked | FinesightError, state: LoopState) -> FinesightError:
+        """What is told of a wait or a measurement that was broken off, once everything is saved."""
+        self.save(state.saved(), state.step, False)
+        if isinstance(error, StopAsked) or self.asked():  # who asks to stop may end workers, too
+            return interrupted(state.step, self.timetable.steps)
+        *others, last = error.faults
+        saved = f"what was learned in {state.step} steps is saved: --resume goes on from there"
+        error.faults = (*others, replace(last, mend=f"{last.mend}; {saved}"))
+        return error
 
     def _next(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> StepReport:
         began = time.perf_counter()

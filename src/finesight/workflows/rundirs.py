@@ -12,7 +12,10 @@ from finesight.core.rundir import RunDirectory
 from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
 
-_HARMLESS = ("description", "log.", "report.", "data.workers", "run.name", "run.dir", "run.threads")
+_HARMLESS = (
+    *("description", "log.", "report.", "data.workers", "data.timeout"),
+    *("run.name", "run.dir", "run.threads"),
+)
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
 
 

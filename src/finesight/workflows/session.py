@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 from finesight.config.recipe import Recipe
@@ -9,6 +10,7 @@ from finesight.core.batch import Batch
 from finesight.core.events import Observer
 from finesight.core.rundir import FORMAT, RunDirectory
 from finesight.data.loader import in_order, windows
+from finesight.data.workers import Workers
 from finesight.evaluation.score import score
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward
@@ -105,8 +107,9 @@ class Session:
             stop=train.stop,
         )
         micro = train.batch_size if train.micro_batch == "auto" else train.micro_batch
+        workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
         source = windows(
-            prepared.splits["train"], self._order, state.step, self._steps, micro, recipe.data.workers
+            prepared.splits["train"], self._order, state.step, self._steps, micro, workers, prepared.policy
         )
         if not self._run.plan.is_file() and state.step < self._steps:
             cost = predicted_cost(prepared, self._forward, self._order, self._steps, micro)
@@ -115,7 +118,7 @@ class Session:
             self._observer.on_phase("train", self._steps)
             self._observer.on_progress(state.step)
         prepared.model.train()
-        Loop(
+        loop = Loop(
             step=self._step,
             schedule=Schedule(
                 train.lr, self._steps, warmup_steps(train.warmup, self._steps), train.schedule, train.min_lr
@@ -125,7 +128,9 @@ class Session:
             save=self._save,
             observers=[self._records, *([self._observer] if self._observer else [])],
             asked=self._asked,
-        ).run(source, state)
+        )
+        with closing(source):  # which ends the workers, however the run ends
+            loop.run(source, state)
 
     def _measure(self) -> dict[str, float]:
         """Validation loss, and the metrics over the first `evaluation.max_samples` answers."""
