@@ -43,10 +43,9 @@ _START = 120.0
 _MOST = 8
 """Workers that are started unless more are asked for: each holds its own imports in memory."""
 
-_ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-}
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
 _ENVIRONMENT = {**_ONE_THREAD, "TOKENIZERS_PARALLELISM": "false"}
 
 _BOOT = (

@@ -75,7 +75,8 @@ def build_processor(scratch: Scratch, texts: Iterable[str]) -> LlavaProcessor:
     )
 
 
-def _config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
+def build_config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
+    """The model's configuration; no weights are made."""
     vision, decoder, tokenizer = scratch.vision, scratch.decoder, processor.tokenizer
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     return LlavaConfig(
@@ -115,7 +116,7 @@ def _config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
 
 def build_model(scratch: Scratch, processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
     """The model with random weights that depend on `seed` alone."""
-    config = _config(scratch, processor)
+    config = build_config(scratch, processor)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
