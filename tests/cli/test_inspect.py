@@ -239,8 +239,8 @@ def test_near_equal_pictures_across_splits_are_counted_and_a_group_mends_it(plac
         assert line["kind"] == "picture"
         assert (int(line["row"]) - 1) // 2 == (int(line["other_row"]) - 1) // 2
     page = (place.out / "samples.html").read_text(encoding="utf-8")
-    assert f"{leaked} pictures of validation are in train too, to the eye." in page
-    assert "`group`" in page
+    assert f"{leaked} pictures of validation look the same as one in train." in page
+    assert "the source’s group" in page
     place.data["train"]["group"] = "kind"
     result = place.inspect()
     assert result["near_pictures"]["val/train"] == 0
@@ -315,7 +315,7 @@ def test_the_screen_tells_what_is_learned(place: Place) -> None:
     said = place._capsys.readouterr().out
     assert "12 × 12 → 16 × 16 as the model gets it" in said
     assert "Which [bold]colours[/bold]?" in said
-    assert "<image> ×4" in said
+    assert "<image>×4" in said
     learned = said[said.index("⟦") : said.index("⟧") + 1]
     assert learned == "⟦red|,|·blue|<|end|>⟧"
     assert "1 of 14 rows cannot be used." in said

@@ -1,9 +1,14 @@
 """The page of an inspection: well formed, self-contained, escaped, and complete in what it filters by."""
 
 import base64
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -35,7 +40,8 @@ def view(number: int = 1, **values: Any) -> View:
         "group": EVIL,
         **values,
     }
-    return View("train", number, f"id-{number} {EVIL}", f"/data/{EVIL}.csv", number, **given)
+    split = given.pop("split", "train")
+    return View(split, number, f"id-{number} {EVIL}", f"/data/{EVIL}.csv", number, **given)
 
 
 def faulty(number: int) -> View:
@@ -71,6 +77,9 @@ def summary(**values: Any) -> dict[str, Any]:
         "notices": [{"kind": "guess", "text": EVIL, "count": 2}],
         **values,
     }
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Elements(HTMLParser):
@@ -147,6 +156,54 @@ def test_any_number_of_rows(views: list[View]) -> None:
     checked(render(summary(**part, splits={"train": part}, fault_kinds=[], near_pictures={}, notices=[]), views))
 
 
+DRIVE = """
+<script>
+const form = document.querySelector("#filters");
+const shown = () => [...document.querySelectorAll(".row")].map((row) => row.hidden ? "-" : "x").join("");
+const said = [shown()];
+for (const [name, value] of WANTED) {
+  form.reset();
+  form.elements[name].value = value;
+  form.dispatchEvent(new Event("input"));
+  said.push(shown());
+}
+const list = document.querySelector(".tokens[tabindex]");
+const press = (key) => list.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+["ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight"].forEach(press);
+said.push(list.parentElement.querySelector(".about").textContent);
+press("End");
+said.push(list.parentElement.querySelector(".about").textContent);
+document.documentElement.innerHTML = "<body>" + encodeURIComponent(JSON.stringify(said)) + "</body>";
+</script>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser is here")
+def test_the_filters_and_the_keyboard_work_in_a_browser(tmp_path: Path) -> None:
+    rows = [
+        faulty(1),
+        view(1, alike=("the same sample as train 2",)),
+        view(2, split="val", tags=(("kind", "b"), ("artist", "Ö"))),
+        view(3, pieces=(Piece("a", 1),) * 3),
+    ]
+    wanted = [
+        ("find", "RED 2"), ("find", "broken"), ("state", "fine"), ("state", "twice"), ("state", "faulty"),
+        ("state", "kind:broken …"), ("split", "val"), ("tag", "artist: Ö"), ("least", "20"), ("most", "3"), ("find", ""),
+    ]  # fmt: skip
+    page = render(summary(), rows)
+    file = tmp_path / "page.html"
+    file.write_text(page + DRIVE.replace("WANTED", json.dumps(wanted)), encoding="utf-8")
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    (body,) = re.findall(r"<body>(.*)</body>", done.stdout)
+    said = json.loads(unquote(body))
+    assert said[:-2] == ["xxxx", "--x-", "x---", "--xx", "-x--", "x---", "x---", "x-x-", "--x-", "-xx-", "x--x", "xxxx"]
+    assert said[-2:] == [
+        "Position 18: “·red”, token 301. It learns to say “<|end|>” next.",
+        "Position 19: “<|end|>”, token 5. What follows is not learned.",
+    ]
+
+
 def test_the_same_inspection_gives_the_same_page() -> None:
     assert render(summary(), [view()]) == render(summary(), [view()])
 
@@ -156,5 +213,5 @@ def test_sentences() -> None:
     assert headline(summary(faults=0)) == "All 4 rows can be used."
     assert headline(summary(faults=4)) == "No row can be used."
     assert "Read were 4 of 40 rows" in deck(summary(read={"rows": 4, "of": 40}))[0]
-    assert twice(summary())[0] == ("2 pictures of validation are in train too, to the eye.", True)
-    assert twice(summary(near_pictures={"train": 1})) == [("1 picture of train is there before, to the eye.", False)]
+    assert twice(summary())[0] == ("2 pictures of validation look the same as one in train.", True)
+    assert twice(summary(near_pictures={"train": 1})) == [("1 picture of train looks the same as one before.", False)]

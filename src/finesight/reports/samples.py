@@ -15,6 +15,8 @@ RANKS = ("p1", "p5", "p25", "p50", "p75", "p95", "p99", "max")
 """Columns of a table of lengths."""
 MOST_PIECES = 1500
 """Tokens of a sample that the page shows."""
+MOST_CHARACTERS = 4000
+"""Characters of a turn that the page shows."""
 _BLANKS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 """Characters that would not be seen at the edge of a token, and what stands for them."""
 
@@ -83,22 +85,27 @@ def deck(summary: Mapping[str, Any]) -> list[str]:
 
 def twice(summary: Mapping[str, Any]) -> list[tuple[str, bool]]:
     """What comes twice, as sentences; each with whether it is a leak from one split into another."""
-    kinds = (("duplicates", "sample", "word for word"), ("near_pictures", "picture", "to the eye"))
-    said = [
-        _again(where, number, what, how) for key, what, how in kinds for where, number in summary[key].items()
-    ]
-    found = [sentence for sentence in said if sentence[0]]
+    told = [_repeated(where, number) for where, number in summary["duplicates"].items()]
+    told += [_looks_the_same(where, number) for where, number in summary["near_pictures"].items()]
+    found = [sentence for sentence in told if sentence[0]]
     if any(leak for _, leak in found):
-        cure = "Name a `group` column in the recipe: what belongs together then stays in one split."
+        cure = "Name a column as the source’s group: what belongs together then stays in one split."
         found.append((cure, False))
     return found
 
 
-def _again(where: str, number: int, what: str, how: str) -> tuple[str, bool]:
+def _repeated(where: str, number: int) -> tuple[str, bool]:
     one, _, other = where.partition("/")
-    verb = "is" if number == 1 else "are"
-    place = f"in {named(other)} too" if other else "there before"
-    return f"{count(number, what)} of {named(one)} {verb} {place}, {how}." if number else "", bool(other)
+    verb = ("is" if number == 1 else "are") if other else ("repeats" if number == 1 else "repeat")
+    rest = f"in {named(other)} too" if other else "one before"
+    return f"{count(number, 'sample')} of {named(one)} {verb} {rest}, word for word." if number else "", bool(other)
+
+
+def _looks_the_same(where: str, number: int) -> tuple[str, bool]:
+    one, _, other = where.partition("/")
+    verb, rest = "looks" if number == 1 else "look", f"in {named(other)}" if other else "before"
+    said = f"{count(number, 'picture')} of {named(one)} {verb} the same as one {rest}."
+    return said if number else "", bool(other)
 
 
 def _lengths(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -160,9 +167,22 @@ def _card(view: View) -> dict[str, Any]:
         "facts": ", ".join(fact for fact in facts if fact),
         "references": listed(others) if others else "",
         "pictures": [*_figures(view)],
+        "turns": [(role, _text(parts)) for role, parts in view.turns],
         "pieces": [_piece(piece) for piece in view.pieces[:MOST_PIECES]],
         "more": sum(piece.count for piece in view.pieces[MOST_PIECES:]),
     }
+
+
+def _text(parts: Sequence[str | None]) -> list[str | None]:
+    """The parts of a turn, no more of them than a page can hold."""
+    left, shown = MOST_CHARACTERS, list[str | None]()
+    for part in parts:
+        if part is not None and len(part) > left:
+            shown.append(f"{part[:left]} … and {count(len(part) - left, 'character')} more")
+            break
+        shown.append(part)
+        left -= len(part or "")
+    return shown
 
 
 def _figures(view: View) -> list[tuple[str, str, str]]:
@@ -198,4 +218,4 @@ def visible(piece: Piece | str) -> str:
     """The text of a token with its blanks to be seen, and how often it stands there."""
     if isinstance(piece, str):
         return piece.translate(_BLANKS)
-    return piece.text.translate(_BLANKS) + (f" ×{piece.count}" if piece.count > 1 else "")
+    return piece.text.translate(_BLANKS) + (f"×{piece.count}" if piece.count > 1 else "")
