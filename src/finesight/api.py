@@ -16,6 +16,8 @@ from finesight.models.load import LoadedModel
 from finesight.runtime.notices import Notices
 from finesight.workflows.evaluate import evaluate as _evaluate
 from finesight.workflows.generate import generate as _generate
+from finesight.workflows.inspect import Inspection
+from finesight.workflows.inspect import inspect as _inspect
 from finesight.workflows.places import find_model
 from finesight.workflows.train import train as _train
 
@@ -38,6 +40,43 @@ def train(
     for what can be mended, RecipeError with every fault of the recipe, and Interrupted after saving.
     """
     return _train(_checked(recipe, overrides), resume=resume, dry_run=dry_run, observer=observer)
+
+
+def inspect(
+    recipe: RecipeLike,
+    *,
+    samples: Sequence[int] = (),
+    ids: Sequence[str] = (),
+    split: str | None = None,
+    show: int = 3,
+    rows: int | None = None,
+    jobs: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    pictures: int = 200,
+    tensors: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
+    **overrides: Any,
+) -> Inspection:
+    """See what the model will see, and everything that is wrong with the data, as `finesight inspect` does.
+
+    All rows are read, or `rows` of each source. `samples` (numbers from 1) or `ids` of `split` become the result's
+    `views`, else `show` at random; its `summary` is what `summary.json` holds, its `fault` why training would stop.
+    Raises a FinesightError where the recipe, its sources or its model cannot be opened, and never for a faulty row.
+    """
+    places = [None if place is None else Path(place) for place in (out, tensors)]
+    return _inspect(
+        _checked(recipe, overrides),
+        samples=samples,
+        ids=ids,
+        split=split,
+        show=show,
+        rows=rows,
+        jobs=jobs,
+        out=places[0],
+        pictures=pictures,
+        tensors=places[1],
+        observer=observer,
+    )
 
 
 def evaluate(

@@ -85,7 +85,7 @@ def read(source: Any, notices: Notices | None = None, **values: Any) -> tuple[Sa
 def tiny_ports() -> Ports:
     """Ports of a model from scratch: 4 visual tokens a picture."""
     from finesight.models.ports import ports_of  # transformers takes seconds
-    from finesight.models.scratch import _config, build_processor
+    from finesight.models.scratch import build_config, build_processor
 
     scratch = Scratch(
         vision=Vision(image_size=8, patch=4, layers=1, heads=1, width=8, mlp=8),
@@ -93,4 +93,4 @@ def tiny_ports() -> Ports:
         tokenizer=Tokenizer(vocabulary=300),
     )
     processor = build_processor(scratch, WORDS)
-    return ports_of(processor, _config(scratch, processor))
+    return ports_of(processor, build_config(scratch, processor))

@@ -21,7 +21,7 @@ from finesight.core.sample import Image, Message, Origin, Role, Sample, Text
 from finesight.data.collate import collate
 from finesight.data.encode import EncodedText, encode, encode_prompt, sample_digest
 from finesight.models.ports import as_conversation, ports_of
-from finesight.models.scratch import _config, build_processor
+from finesight.models.scratch import build_config, build_processor
 
 BODY = (
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}"
@@ -114,7 +114,7 @@ def _tiny() -> tuple[object, object]:
         tokenizer=Tokenizer(vocabulary=300),
     )
     processor = build_processor(scratch, WORDS)
-    return processor, _config(scratch, processor)
+    return processor, build_config(scratch, processor)
 
 
 def own() -> tuple[Ports, LlavaProcessor]:

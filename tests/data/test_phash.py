@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 import finesight
 from finesight.data.media import load_picture
-from finesight.data.phash import MOST_BITS, MOST_COLOUR, nearest, signature
+from finesight.data.phash import MOST_BITS, MOST_COLOUR, nearest, nearest_before, signature
 
 
 def scene(number: int, height: int = 240, width: int = 320) -> Image.Image:
@@ -189,3 +189,14 @@ def test_a_file_is_like_its_picture() -> None:
     file = BytesIO()
     scene(2).save(file, "PNG")
     assert signature(load_picture(file.getvalue(), "").image) == signature(scene(2))
+
+
+def test_the_nearest_before_is_the_nearest_of_those_before() -> None:
+    random = np.random.default_rng(4)
+    few = random.integers(0, 2**63, (12, 1), np.uint64) ^ random.integers(0, 8, (12, 5), np.uint64)
+    pictures = np.stack([few.ravel(), np.zeros(60, np.uint64)], axis=1)[random.permutation(60)]
+    place, bits = nearest_before(pictures)
+    for at in range(len(pictures)):
+        one, apart = nearest(pictures[at : at + 1], pictures[:at])
+        assert (place[at], bits[at]) == (one[0], apart[0])
+    assert (place[1:] >= 0).any()

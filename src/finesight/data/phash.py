@@ -67,15 +67,50 @@ def nearest(
         # many copies of one picture are searched for, and found, once
         asked_once, _, place = _distinct(asked)
         known_once, first, _ = _distinct(known)
-        ranks = np.full(len(asked_once), _NONE, np.int64)
-        for mask in _masks(most_bits):
-            for which, places, starts in _that_agree(asked_once[:, 0], known_once[:, 0], mask):
-                rank = _ranks(asked_once[which], known_once[places], first[places], most_bits, most_colour)
-                met = which[starts]
-                ranks[met] = np.minimum(ranks[met], np.minimum.reduceat(rank, starts))
+        ranks = _best_ranks(asked_once, known_once, first, None, most_bits, most_colour)
         best = ranks[place]
+    return _place_and_bits(best)
+
+
+def nearest_before(
+    pictures: Signatures, most_bits: int = MOST_BITS, most_colour: int = MOST_COLOUR
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each picture the nearest of those that stand before it, as `nearest` finds it among the known."""
+    if not len(pictures):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    once, first, place = _distinct(pictures)
+    best = _best_ranks(once, once, first, first, most_bits, most_colour)[place]
+    copies = first[place] != np.arange(len(pictures))
+    best[copies] = first[place][copies]  # no bit apart
+    return _place_and_bits(best)
+
+
+def _place_and_bits(best: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     near = best != _NONE
     return np.where(near, best & _PLACE, -1), np.where(near, best >> _PLACE_BITS, -1)
+
+
+def _best_ranks(
+    asked: Signatures,
+    known: Signatures,
+    first: _Indices,
+    before: _Indices | None,
+    most_bits: int,
+    most_colour: int,
+) -> NDArray[np.int64]:
+    """Rank of the nearest known picture for each asked one, both without repetition.
+
+    `first` are the places of the known ones; those of `before`, one for each asked picture, must come later.
+    """
+    best = np.full(len(asked), _NONE, np.int64)
+    for mask in _masks(most_bits):
+        for which, places, starts in _that_agree(asked[:, 0], known[:, 0], mask):
+            rank = _ranks(asked[which], known[places], first[places], most_bits, most_colour)
+            if before is not None:
+                rank[first[places] >= before[which]] = _NONE
+            met = which[starts]
+            best[met] = np.minimum(best[met], np.minimum.reduceat(rank, starts))
+    return best
 
 
 def _masks(most_bits: int) -> list[int]:

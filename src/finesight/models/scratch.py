@@ -85,7 +85,8 @@ def processor_with(scratch: Scratch, learned: str) -> LlavaProcessor:
     )
 
 
-def _config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
+def build_config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
+    """The model's configuration; no weights are made."""
     vision, decoder, tokenizer = scratch.vision, scratch.decoder, processor.tokenizer
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     return LlavaConfig(
@@ -125,7 +126,7 @@ def _config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
 
 def build_model(scratch: Scratch, processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
     """The model with random weights that depend on `seed` alone."""
-    config = _config(scratch, processor)
+    config = build_config(scratch, processor)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)

@@ -25,18 +25,27 @@ def render(run: Path, limit: int | None = None) -> str:
     At most `limit` pictures are embedded, where absent as many as the recipe's `report.pictures` (20) says; with 0
     neither pictures nor answers are shown.
     """
+    return fill("template.html.j2", stylesheet(), context(read(run), run, limit))
+
+
+def fill(template: str, style: str, values: Mapping[str, Any]) -> str:
+    """A page out of a template of this folder; all values are escaped but the style."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    tables, here = read(run), Path(__file__).parent
-    loader = FileSystemLoader(here)
+    loader = FileSystemLoader(Path(__file__).parent)
     jinja = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style = (here / "style.css").read_text(encoding="utf-8")
-    colours = " ".join(f"{name}: {colour};" for name, colour in COLOURS.items())
     jinja.filters.update(named=named, count=count, sentence=sentence)
-    page = jinja.get_template("template.html.j2")
-    return page.render(style=f":root {{ {colours} }}\n{style}", **context(tables, run, limit))
+    return jinja.get_template(template).render(style=style, **values)
+
+
+def stylesheet(*more: str) -> str:
+    """The style of all pages, and further files of this folder."""
+    colours = " ".join(f"{name}: {colour};" for name, colour in COLOURS.items())
+    here = Path(__file__).parent
+    texts = ((here / name).read_text(encoding="utf-8") for name in ("style.css", *more))
+    return "\n".join([f":root {{ {colours} }}", *texts])
 
 
 def context(tables: Tables, run: Path, limit: int | None) -> dict[str, Any]:
@@ -156,9 +165,13 @@ _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "
 def _embedded(picture: Path | None) -> str:
     """The picture as a data URL; nothing where there is none or its kind is unknown."""
     try:
-        data = picture.read_bytes() if picture else b""
+        return data_url(picture.read_bytes()) if picture else ""
     except OSError:
         return ""
+
+
+def data_url(data: bytes) -> str:
+    """A picture file as a data URL; nothing where its kind is unknown."""
     kind = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}" if kind else ""
 

@@ -1,0 +1,102 @@
+"""`finesight inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finesight.cli.common import JSON_HELP, OVERRIDES_HELP, only_json, print_json
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(no_args_is_help=True)
+def inspect(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's file, or the name of one that ships with finesight.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for samples.html, faults.csv, twice.csv and summary.json.")
+    ] = None,
+    sample: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N", help="Show sample N of the split, from 1; may be given again."),
+    ] = None,
+    id: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Show the sample of this id; may be given again."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The split whose samples are shown: train, val or test.")
+    ] = None,
+    show: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Samples to show, drawn at random, where none is named.")
+    ] = 3,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Read only N rows of each source, evenly spread, instead of all."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read rows; as many as cores where absent.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures that samples.html shows at most.")] = 200,
+    tensors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Save what the model is fed of these samples: .safetensors, .arrow or .parquet.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+) -> None:
+    """Show what the model will see, and everything that is wrong with the data.
+
+    \b
+    Examples
+      finesight inspect mine.yaml --out look
+      finesight inspect mine.yaml --split val --sample 1 --sample 7
+      finesight inspect quickstart --rows 500 --show 1 --tensors fed.safetensors
+
+    \b
+    Files, in the folder that --out names
+      samples.html           samples as the model sees them, faulty rows, filters; one self-contained page
+      faults.csv             file, row, column and reason of every row that cannot be used
+      twice.csv              samples and near-equal pictures that come twice, within and across splits
+      summary.json           counts, percentiles of lengths and sizes, by split
+
+    All rows are read, their pictures decoded and their words encoded for the model, whose weights are not needed.
+    Exit status 2 where a row is faulty and the recipe says `on_bad_row: stop`.
+    """
+    from finesight.cli.progress import ProgressBar
+    from finesight.config.load import load_recipe
+
+    checked = load_recipe(recipe, overrides or ())
+    from finesight.workflows.inspect import (
+        inspect as work,  # after the recipe is checked: torch takes seconds
+    )
+
+    with only_json(json), ProgressBar() as bar:
+        found = work(
+            checked,
+            samples=sample or (),
+            ids=id or (),
+            split=split,
+            show=show,
+            rows=rows,
+            jobs=jobs,
+            out=out,
+            pictures=pictures,
+            tensors=tensors,
+            observer=bar,
+        )
+    if json:
+        print_json(found.document())
+    else:
+        from finesight.cli.inspected import print_inspection
+
+        print_inspection(found)
+    if found.fault is not None:
+        raise found.fault

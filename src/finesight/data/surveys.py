@@ -1,0 +1,220 @@
+"""Surveys of all splits of a recipe: every source read, samples dealt to their splits, then measured for one model."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from finesight.config.data import ByColumn, Data, Split
+from finesight.core.errors import DataError, Fault
+from finesight.core.ports import Ports
+from finesight.core.sample import Sample
+from finesight.data.dataset import _name, _say_choices
+from finesight.data.parallel import over_rows
+from finesight.data.samples import RowSource, open_rows
+from finesight.data.splits import split_groups
+from finesight.data.survey import (
+    Bad,
+    LookAtRows,
+    Measured,
+    MeasureSamples,
+    Survey,
+    joined,
+    measured,
+    name_hash,
+    spread,
+    without_repeated_names,
+)
+from finesight.runtime.notices import Notices
+
+Watch = Callable[[str, int], Callable[[int], object]]
+"""Told the name of a phase and its number of rows; what it gives back is told how many of them are done."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: its sources, its samples, and the rows that cannot be used.
+
+    `of` counts the rows of its own sources, `read` those that were read and `left_out` those among them that `where`
+    does not want: all 0 for a split of the training data, whose rows were read there. `tokens` and `supervised` (N,)
+    are there once a model is known.
+    """
+
+    sources: tuple[RowSource, ...]
+    survey: Survey
+    bad: tuple[Bad, ...] = ()
+    read: int = 0
+    of: int = 0
+    left_out: int = 0
+    tokens: np.ndarray | None = None
+    supervised: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.survey)
+
+    def opened(self, index: int) -> tuple[RowSource, int]:
+        """Source and row (from 0) of sample `index`."""
+        return self.sources[self.survey.source[index]], int(self.survey.row[index])
+
+    def sample(self, index: int, pictures: bool = True) -> Sample:
+        """Sample `index`, read again."""
+        source, row = self.opened(index)
+        sample = source.sample(row, pictures)
+        if sample is None:
+            origin = str(source.reader.origin(row))
+            raise DataError("the row changed while it was in use", origin, "put it back, and begin again")
+        return sample
+
+    def words(self) -> Iterator[str]:
+        """The words of all turns of all samples."""
+        for index in range(len(self)):
+            yield from (turn.text for turn in self.sample(index, pictures=False).messages)
+
+    def taken(self, mask: np.ndarray) -> "Part":
+        """The part with some of its samples (N,) alone."""
+        left = self.survey.take(mask)
+        return replace(self, survey=replace(left, notes=self.survey.notes))
+
+
+def survey_splits(
+    data: Data, seed: int, notices: Notices, rows: int | None, jobs: int, watch: Watch
+) -> dict[str, Part]:
+    """The splits that a recipe has, every row of theirs looked at; or `rows` of each source, evenly spread.
+
+    A split of the training data is dealt as training does; with `rows`, among those that were read. Raises DataError
+    with the faults of all sources that cannot be opened.
+    """
+    parts = {
+        purpose: _part(opened, purpose, rows, jobs, watch)
+        for purpose, opened in _opened(data, notices).items()
+    }
+    for purpose, part in parts.items():
+        for note, count in part.survey.notes.items():
+            notices.add("picture", f"{purpose}: {note.replace('_', ' ')}", count)
+    whole = len(parts["train"])
+    for purpose, asked in (("val", data.val), ("test", data.test)):
+        if isinstance(asked, Split) and whole:
+            train = parts["train"]
+            taken = _dealt(asked, train, whole, seed, purpose)
+            parts[purpose] = Part(train.sources, train.survey.take(taken))
+            parts["train"] = train.taken(~taken)
+    return {purpose: parts[purpose] for purpose in ("train", "val", "test") if purpose in parts}
+
+
+def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
+    """The sources of each split that has some of its own."""
+    found: dict[str, tuple[RowSource, ...]] = {}
+    faults: list[Fault] = []
+    for purpose, asked in (("train", data.train), ("val", data.val), ("test", data.test)):
+        if asked is None or isinstance(asked, Split):
+            continue
+        listed, opened = asked if isinstance(asked, tuple) else (asked,), []
+        for number, source in enumerate(listed):
+            try:
+                opened.append(open_rows(source, _name(source, number, len(listed))))
+                _say_choices(opened[-1], notices)
+            except DataError as error:
+                faults += [fault for fault in error.faults if fault not in faults]
+        found[purpose] = tuple(opened)
+    if faults:
+        raise DataError.of(faults)
+    return found
+
+
+def _part(sources: tuple[RowSource, ...], purpose: str, rows: int | None, jobs: int, watch: Watch) -> Part:
+    chosen = [spread(len(opened.reader), rows) for opened in sources]
+    total = sum(map(len, chosen))
+    tick, before, looked = watch(f"look at {purpose}", total), 0, []
+    for number, opened in enumerate(sources):
+        looked.append(_look_at(opened, number, chosen[number], jobs, tick, before))
+        before += len(chosen[number])
+    survey = without_repeated_names(joined(looked), sources)
+    kept, bad, read = np.ones(len(survey), dtype=bool), list(survey.bad), total
+    for number, opened in enumerate(sources):
+        most, mine = opened.source.max_samples, np.flatnonzero(survey.source == number)
+        if most is not None and len(mine) >= most:
+            last = int(survey.row[mine[most - 1]])
+            kept[mine[most:]] = False
+            bad = [fault for fault in bad if fault.source != number or fault.row <= last]
+            read -= int((chosen[number] > last).sum())
+    bad.sort(key=lambda fault: (fault.source, fault.row))
+    survey = replace(survey.take(kept), notes=survey.notes)
+    of = sum(len(opened.reader) for opened in sources)
+    return Part(sources, survey, tuple(bad), read, of, read - len(survey) - len(bad))
+
+
+def _look_at(
+    opened: RowSource,
+    number: int,
+    chosen: np.ndarray,
+    jobs: int,
+    tick: Callable[[int], object],
+    before: int,
+) -> Survey:
+    most = opened.source.max_samples
+    task = LookAtRows(opened, number, chosen)
+    parts: list[Survey] = []
+    results = over_rows(
+        task,
+        len(chosen),
+        jobs,
+        lambda done: tick(before + done),
+        place=lambda at: str(opened.reader.origin(int(chosen[at]))),
+    )
+    for part in results:
+        parts.append(part)
+        # where a column names them, some may turn out to have the name of another one
+        if most is not None and opened.columns.id is None and sum(map(len, parts)) >= most:
+            break
+    return joined(parts)
+
+
+def _dealt(split: Split, train: Part, whole: int, seed: int, purpose: str) -> np.ndarray:
+    """Mask over the training samples of those that this split takes out, as training does."""
+    if isinstance(split.split, ByColumn):
+        values = set(split.split.values)
+        return np.array([value in values for value in _column(train, split.split.column, purpose)])
+    groups = train.survey.group
+    if split.group is not None:
+        texts = _column(train, split.group, purpose)
+        named = zip(texts, train.survey.name.tolist(), strict=True)
+        groups = np.array([name_hash(text) if text else name for text, name in named], dtype=np.uint64)
+    return split_groups(groups, split.split * whole / len(train), seed, purpose)
+
+
+def _column(part: Part, column: str, purpose: str) -> Iterator[str]:
+    """The text of one column, of each sample."""
+    for index in range(len(part)):
+        source, row = part.opened(index)
+        if column not in source.reader.columns:
+            have = ", ".join(f"`{name}`" for name in source.reader.columns)
+            where = f"{source.reader.file}, `data.{purpose}` of the recipe"
+            raise DataError(f"there is no column `{column}`", where, f"it has {have}")
+        yield source.reader.row(row)[column]
+
+
+def measure(parts: Mapping[str, Part], ports: Ports, jobs: int, watch: Watch) -> dict[str, Part]:
+    """The same splits with the tokens of their samples; those that cannot be encoded are bad rows now."""
+    found = {}
+    for purpose, part in parts.items():
+        found[purpose] = _measured(part, ports, jobs, watch(f"measure {purpose}", len(part)))
+    return found
+
+
+def _measured(part: Part, ports: Ports, jobs: int, tick: Callable[[int], object]) -> Part:
+    survey = part.survey
+    task = MeasureSamples(part.sources, survey.source, survey.row, ports)
+    results: Sequence[Measured] = list(
+        over_rows(task, len(part), jobs, tick, place=lambda at: _place(part, at))
+    )
+    whole = measured(results)
+    good = whole.tokens > 0
+    bad = sorted([*part.bad, *whole.bad], key=lambda fault: (fault.source, fault.row))
+    return replace(
+        part.taken(good), bad=tuple(bad), tokens=whole.tokens[good], supervised=whole.supervised[good]
+    )
+
+
+def _place(part: Part, index: int) -> str:
+    source, row = part.opened(index)
+    return str(source.reader.origin(row))

@@ -1,0 +1,32 @@
+"""Ports of a recipe's model without its weights: what data can be checked with, on any machine, in seconds."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from finesight.config.recipe import Recipe
+from finesight.core.ports import Ports
+from finesight.models.load import load_processor
+from finesight.models.ports import ports_of
+from finesight.models.scratch import build_config, build_processor
+from finesight.workflows.places import SKELETON, model_place, run_of
+
+
+def recipe_ports(recipe: Recipe, words: Iterable[str]) -> Ports:
+    """Ports of the model that a recipe names; the tokenizer of one from scratch learns from the training `words`."""
+    if recipe.model.pretrained is not None:
+        return found_ports(recipe.model.pretrained)
+    scratch = recipe.model.scratch
+    assert scratch is not None  # the recipe has one of the two
+    processor = build_processor(scratch, words)
+    return ports_of(processor, build_config(scratch, processor))
+
+
+def found_ports(model_or_run: str) -> Ports:
+    """Ports of a run, a checkpoint, a model folder or a hub id; raises ModelError or RunError."""
+    place = Path(model_or_run)
+    run = run_of(place) if place.exists() else None
+    if (place / "manifest.json").is_file() and run is not None:
+        config, processor = load_processor(str(run.checkpoints / SKELETON))
+    else:
+        config, processor = load_processor(model_place(model_or_run))
+    return ports_of(processor, config)
