@@ -22,15 +22,16 @@ from xxhash import xxh3_128
 from finesight.core.errors import DataError
 from finesight.runtime.cachedir import NoCache, cached, forget_entry
 
-Block = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
 
 _FORM = 1
 """Format number of an index in the cache, and of what the scans take for a row."""
 _SMALL = 1 << 20
 """Bytes below which a file's index is not kept."""
-_BLOCK = 1 << 18
-"""Bytes that are scanned at once: what is made of them stays in the processor's cache."""
+_BLOCK = 1 << 20
+"""Bytes that are scanned at once."""
+_SELDOM = 1 << 10
+"""Bytes from one mark to the next from which on it is quicker to seek each than to look at every byte."""
 _MOMENT = 2_000_000_000
 """Nanoseconds within which a file may change and keep its time of change, on the coarsest file system."""
 _MANY = 1 << 24
@@ -51,22 +52,32 @@ class Scan(Protocol):
     facts: dict[str, int]
     """What else was found; complete after `end`."""
 
-    def block(self, data: Block) -> Offsets:
+    def block(self, data: bytes) -> Offsets:
         """Offsets found in the next block, from the file's beginning."""
 
     def end(self) -> Offsets:
         """The last offsets, once all blocks were seen."""
 
 
-def positions(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Where a mask is true; quick where it seldom is."""
-    whole = len(mask) & ~7
-    words = np.flatnonzero(mask[:whole].view(np.uint64))
-    if 16 * len(words) > whole:
-        return np.flatnonzero(mask)
-    row, column = np.nonzero(mask[:whole].reshape(-1, 8)[words])
-    found = words[row] * 8 + column
-    return found if whole == len(mask) else np.append(found, whole + np.flatnonzero(mask[whole:]))
+def few(data: bytes, marks: bytes) -> Offsets | None:
+    """Where any of some bytes stand in `data`, in order; None where they are not seldom."""
+    found: list[int] = []
+    left = len(data) // _SELDOM
+    for mark in marks:
+        sought, place = bytes((mark,)), data.find(mark)  # the C library looks at 32 bytes or more at once
+        while place >= 0:
+            if left <= 0:
+                return None
+            found.append(place)
+            left -= 1
+            place = data.find(sought, place + 1)
+    return np.array(found if len(marks) == 1 else sorted(found), np.int64)
+
+
+def places(data: bytes, mark: int) -> Offsets:
+    """Where a byte stands in `data`, in order."""
+    found = few(data, bytes((mark,)))
+    return np.flatnonzero(np.frombuffer(data, np.uint8) == mark) if found is None else found
 
 
 class FileIndex:
@@ -133,13 +144,12 @@ class FileIndex:
     def verify(self) -> bool:
         """Whether the file begins with what was indexed, by its hash; what was added at its end does no harm."""
         digest, at = xxh3_128(), 0
-        buffer = memoryview(bytearray(_BLOCK))
         while at < self.size:
-            count = os.preadv(self._descriptor, [buffer[: self.size - at]], at)
-            if not count:
+            data = self._block(at)[: self.size - at]
+            if not data:
                 return False
-            digest.update(buffer[:count])
-            at += count
+            digest.update(data)
+            at += len(data)
         return digest.hexdigest() == self._digest
 
     def _look_again(self, found: tuple[int, int], where: str) -> None:
@@ -224,21 +234,19 @@ class FileIndex:
         (folder / "index.json").write_text(json.dumps(about), encoding="utf-8")
         self._made = True
 
-    def _fill(self, buffer: Block, at: int) -> int:
+    def _block(self, at: int) -> bytes:
         try:
-            return os.preadv(self._descriptor, [buffer.data], at)
+            return os.pread(self._descriptor, _BLOCK, at)
         except OSError as error:
             raise self._unreadable(error, self.name) from error
 
     def _found(self) -> Iterator[Offsets]:
         """All offsets, part by part, in one pass over the file that also hashes it."""
         scan, digest, at, count = self._scan(), xxh3_128(), 0, 0
-        buffer = np.empty(_BLOCK, np.uint8)
-        while length := self._fill(buffer, at):
-            block = buffer[:length]
-            digest.update(block.data)
-            found = scan.block(block)
-            at, count = at + length, count + len(found)
+        while data := self._block(at):
+            digest.update(data)
+            found = scan.block(data)
+            at, count = at + len(data), count + len(found)
             if count > _MANY and 8 * count > at:
                 raise Broken(
                     "the rows have less than eight bytes on average", count, "check what this file is"

@@ -6,8 +6,10 @@ Neither scan says that a row is JSON: what is wrong inside a row is that row's e
 import numpy as np
 from numpy.typing import NDArray
 
-from finesight.data.index import Block, Broken, Offsets, positions
+from finesight.data.index import Broken, Offsets, few, places
 from finesight.data.sources.csv_scan import BOM
+
+Block = NDArray[np.uint8]
 
 LIST, OBJECT = ord("["), ord("{")
 
@@ -29,11 +31,10 @@ class _Unmarked:
     def __init__(self) -> None:
         self.at = 0
 
-    def next(self, data: Block) -> Block:
+    def next(self, data: bytes) -> bytes:
         """The block, shorter where it began with the mark; `at` is then the place of its first byte."""
-        if self.at == 0 and data[: len(BOM)].tobytes() == BOM:
-            self.at = len(BOM)
-            return data[len(BOM) :]
+        if self.at == 0 and data.startswith(BOM):
+            self.at, data = len(BOM), data[len(BOM) :]
         return data
 
 
@@ -46,16 +47,16 @@ class LineScan:
         self._line = -1  # where the present line began, while nothing but blanks was seen of it
         self._fresh = True
 
-    def block(self, data: Block) -> Offsets:
+    def block(self, data: bytes) -> Offsets:
         """Offsets of the lines of the next block that hold something."""
         data = self._text.next(data)
-        at = self._text.at
-        self._text.at += len(data)
-        if not len(data):
+        if not data:
             return np.empty(0, np.int64)
-        breaks = positions(data == _LF)
+        at, block = self._text.at, np.frombuffer(data, np.uint8)
+        self._text.at += len(data)
+        breaks = places(data, _LF)
         starts, ends = np.concatenate(([0], breaks + 1)), np.append(breaks, len(data))
-        filled, begins = self._filled(data, starts, ends), starts + at
+        filled, begins = self._filled(block, starts, ends), starts + at
         if not self._fresh:  # the first piece goes on with a line of the block before
             begins[0] = self._line
         counted = bool(begins[0] < 0)  # that line was found to hold something
@@ -75,7 +76,7 @@ class LineScan:
         filled[full] = ~_blank(data[starts[full]])
         doubtful = ~filled & (ends > starts)
         if doubtful.any():
-            solid = positions(~_blank(data))
+            solid = np.flatnonzero(~_blank(data))
             next_solid = np.append(solid, len(data))[np.searchsorted(solid, starts[doubtful])]
             filled[doubtful] = next_solid < ends[doubtful]
         return filled
@@ -104,24 +105,23 @@ class ItemScan:
         self._last = -1  # the last offset that was found
         self._items = 0
 
-    def block(self, data: Block) -> Offsets:
+    def block(self, data: bytes) -> Offsets:
         """Offsets of the items that begin in the next block."""
         data = self._text.next(data)
-        skipped = max(0, self._start - self._text.at)
+        block = np.frombuffer(data, np.uint8)[max(0, self._start - self._text.at) :]
         self._text.at += len(data)
-        data = data[skipped:]
         if not self.facts["bracket"]:
-            solid = np.flatnonzero(~_blank(data))
+            solid = np.flatnonzero(~_blank(block))
             if not len(solid):
                 return np.empty(0, np.int64)
-            data = data[int(solid[0]) :]
-            if data[0] not in (LIST, OBJECT):
+            block = block[int(solid[0]) :]
+            if block[0] not in (LIST, OBJECT):
                 raise Broken("the file does not hold a list of rows", -1, _MEND)
-            self.facts["bracket"] = int(data[0])
+            self.facts["bracket"] = int(block[0])
         if self._ended:
-            self._check_rest(data)
+            self._check_rest(block)
             return np.empty(0, np.int64)
-        return self._within(data, self._text.at - len(data))
+        return self._within(data[len(data) - len(block) :], self._text.at - len(block))
 
     def end(self) -> Offsets:
         """Nothing more; raises Broken where the list has not ended."""
@@ -132,9 +132,11 @@ class ItemScan:
             raise Broken(f"{what} is opened and not closed", self._items - 1, _MEND)
         return np.empty(0, np.int64)
 
-    def _within(self, data: Block, at: int) -> Offsets:
-        # the bit 32 turns [ \ ] into { | }
-        marks = positions((data == _QUOTE) | (data == _COMMA) | ((data | 32) - np.uint8(123) < 3))
+    def _within(self, raw: bytes, at: int) -> Offsets:
+        data = np.frombuffer(raw, np.uint8)
+        marks = few(raw, b'"\\[]{},')
+        if marks is None:  # the bit 32 turns [ \ ] into { | }
+            marks = np.flatnonzero((data == _QUOTE) | (data == _COMMA) | ((data | 32) - np.uint8(123) < 3))
         kinds = data[marks]
         quotes = kinds == _QUOTE
         if self._odd or (kinds == _BACKSLASH).any():
