@@ -123,6 +123,11 @@ class FileIndex:
             except (OSError, ValueError, TypeError, KeyError):
                 self._load()
 
+    @property
+    def digest(self) -> str:
+        """A hash of the content that was indexed."""
+        return self._digest
+
     def identity(self) -> str:
         """Size and time of the file as it was indexed."""
         return self._identity

@@ -9,21 +9,29 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from finesight.config.sources import (
+    CocoSource,
     CsvSource,
     FolderSource,
+    HubSource,
     JsonSource,
     LlavaSource,
     MessagesSource,
     PairsSource,
+    ParquetSource,
     Source,
+    TarSource,
     TextSource,
     VqaSource,
 )
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
+from finesight.data.sources.coco import open_coco
 from finesight.data.sources.csv import open_csv, read_csv
 from finesight.data.sources.folder import open_folder
+from finesight.data.sources.hub import open_hub
 from finesight.data.sources.json import open_json, read_json
+from finesight.data.sources.parquet import SUFFIXES, open_parquet, open_tables
+from finesight.data.sources.tar import open_tar, open_tars
 from finesight.data.store import find_table
 
 Row = Mapping[str, Any]
@@ -78,12 +86,18 @@ _TABLES: dict[str, Callable[[str, str | None, str | None], Reader]] = {
     ".json": lambda path, root, delimiter: read_json(find_table(path, root)),
     ".jsonl": lambda path, root, delimiter: read_json(find_table(path, root)),
     ".ndjson": lambda path, root, delimiter: read_json(find_table(path, root)),
+    ".tar": lambda path, root, delimiter: open_tars(path),
+    **dict.fromkeys(SUFFIXES, lambda path, root, delimiter: open_tables(path, root)),
 }
 
-_READERS: dict[type, Callable[..., Reader]] = {
+_READERS: dict[type, Callable[..., Any]] = {
+    CocoSource: open_coco,
     CsvSource: open_csv,
     FolderSource: open_folder,
+    HubSource: open_hub,
     JsonSource: open_json,
+    ParquetSource: open_parquet,
+    TarSource: open_tar,
     VqaSource: lambda source: open_table(source.path, source.root, source.delimiter),
     LlavaSource: lambda source: open_table(source.path, source.root),
     MessagesSource: lambda source: open_table(source.path, source.root),
@@ -97,4 +111,5 @@ def open_source(source: Source) -> Reader:
     opener = _READERS.get(type(source))
     if opener is None:
         raise DataError(f"`{source.source}` sources cannot be read yet", source.path, "convert the data")
-    return opener(source)
+    reader: Reader = opener(source)
+    return reader
