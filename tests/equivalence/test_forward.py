@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import tiny_recipe
@@ -117,8 +118,8 @@ def test_padding_on_the_left_changes_nothing(prepared: Prepared) -> None:
 @torch.no_grad()
 def test_swapped_pictures_take_their_logits_with_them(prepared: Prepared) -> None:
     examples = prepared.splits["train"]
-    length = max(set(examples.lengths), key=examples.lengths.count)
-    same = [index for index, found in enumerate(examples.lengths) if found == length]
+    length = np.bincount(examples.lengths).argmax()
+    same = np.flatnonzero(examples.lengths == length).tolist()
     one, other = next(
         (a, b)
         for a in map(examples.plain, same)

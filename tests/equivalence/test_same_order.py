@@ -114,7 +114,7 @@ def test_threads_change_neither_order_nor_augmentation(
 
 
 def test_another_process_draws_the_same(prepared: Prepared) -> None:
-    lengths = prepared.splits["train"].lengths
+    lengths = prepared.splits["train"].lengths.tolist()
     program = (
         "from finesight.data.order import Order\n"
         f"order = Order('f', 3, 6, {lengths}, 2)\n"

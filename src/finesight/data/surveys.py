@@ -9,9 +9,9 @@ from finesight.config.data import ByColumn, Data, Split
 from finesight.core.errors import DataError, Fault
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
-from finesight.data.dataset import _name, _say_choices
 from finesight.data.parallel import over_rows
 from finesight.data.samples import RowSource, open_rows
+from finesight.data.sets import name_of
 from finesight.data.splits import split_groups
 from finesight.data.survey import (
     Bad,
@@ -111,10 +111,12 @@ def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
         listed, opened = asked if isinstance(asked, tuple) else (asked,), []
         for number, source in enumerate(listed):
             try:
-                opened.append(open_rows(source, _name(source, number, len(listed))))
-                _say_choices(opened[-1], notices)
+                opened.append(open_rows(source, name_of(source, number, len(listed))))
             except DataError as error:
                 faults += [fault for fault in error.faults if fault not in faults]
+                continue
+            for kind, text in opened[-1].said:
+                notices.add(kind, text)
         found[purpose] = tuple(opened)
     if faults:
         raise DataError.of(faults)
