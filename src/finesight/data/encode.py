@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def _fewest(choices: Sequence[int], length: Callable[[Sample], int], most: int, 
 
 def _write(sample: Sample, ports: Ports) -> _Written:
     text, spans = _rendered(sample, ports)
-    if not spans:
+    if not any(span.learn for span in spans):
         raise DataError(
             "there is no answer to learn from", str(sample.origin), "give it a turn of the assistant"
         )
@@ -275,7 +276,8 @@ def _rendered(sample: Sample, ports: Ports) -> tuple[str, list[_Span]]:
     """The whole text with placeholders repeated, and where the answers stand in it.
 
     An answer begins where the model is asked for it (the turns before, rendered with a generation prompt) and ends
-    where its rendered turn does: found by rendering prefixes, so that any chat template serves.
+    where its rendered turn does: found by rendering prefixes, so that any chat template serves. A template may write
+    more at the end of the last turn than of the others (Phi-3 does); what both have in common is the turn's.
     """
     whole = _render(sample.messages, False, sample, ports)
     spans = []
@@ -286,13 +288,13 @@ def _rendered(sample: Sample, ports: Ports) -> tuple[str, list[_Span]]:
         last = number == len(sample.messages) - 1
         through = whole if last else _render(sample.messages[: number + 1], False, sample, ports)
         answer = turn.text.strip()
-        if not through.startswith(before) or not whole.startswith(through):
+        if not through.startswith(before) or not whole.startswith(before):
             what = "the chat template does not write turns one after another, so answers cannot be told from questions"
             raise DataError(what, str(sample.origin), "use a model with another chat template")
+        if not last:
+            through = commonprefix([through, whole])
         if not through[len(before) :].lstrip().startswith(answer):
-            what = (
-                f"the chat template changes the answer: it writes {through[len(before) :]!r} for {answer!r}"
-            )
+            what = f"the chat template changes the answer: it writes {whole[len(before) :][:200]!r} for {answer!r}"
             raise DataError(
                 what, str(sample.origin), "change the text, or use a model with another chat template"
             )
