@@ -17,6 +17,7 @@ from finesight.config.data import Transforms
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
 from finesight.data.dataset import Policy, transform_of
+from finesight.data.lengths import Limit
 from finesight.data.order import Share
 from finesight.data.samples import RowSource, open_rows
 from finesight.data.shuffle import ShuffleBuffer
@@ -30,6 +31,7 @@ class Endless:
 
     file, root = "stream", "."
     columns = ("image", "caption", "question", "kind")
+    notes = ()
 
     def __init__(self, count: int | None, bad: Collection[int] = (), pictures: bool = False) -> None:
         self.count, self.bad, self.pictures = count, bad, pictures
@@ -227,7 +229,7 @@ def test_a_stream_without_rows() -> None:
 def stream_set(reader: Any, buffer: int = 5, **settings: Any) -> StreamSet:
     transform = transform_of(Transforms(rotate=20.0, brightness=0.3))
     found = stream_rows(reader, RowSource, buffer=buffer, **settings)
-    return StreamSet(found, tiny_ports(), 7, transform)
+    return StreamSet(found, tiny_ports(), 7, Limit(), transform)
 
 
 def reading(table: Path) -> RowSource:
@@ -242,7 +244,7 @@ def table(tmp_path: Path) -> Path:
 
 def table_set(table: Path) -> StreamSet:
     transform = transform_of(Transforms(rotate=20.0, brightness=0.3))
-    return StreamSet(StreamRows(reading(table)), tiny_ports(), 7, transform)
+    return StreamSet(StreamRows(reading(table)), tiny_ports(), 7, Limit(), transform)
 
 
 def test_workers_and_where_it_begins_change_no_batch(table: Path) -> None:
@@ -284,7 +286,7 @@ def test_bad_rows_are_left_out_and_told(workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_step_without_a_good_row(workers: int) -> None:
     policy = Policy(data(csv_source(Path("x")), on_bad_row="skip"))
-    with pytest.raises(DataError, match="every sample of step 1 is bad"):
+    with pytest.raises(DataError, match="no sample of step 1 can be used"):
         list(stream_set(Endless(12, bad=range(12))).windows(4, 0, 3, 4, workers, policy))
 
 

@@ -22,11 +22,14 @@ Windows = Generator[tuple[Batch, ...], None, None]
 """The micro-batches of one step after another; to be closed where it is left before its end."""
 
 
-class BadRows(Protocol):
-    """What is done about a bad row: it is recorded, or the run ends."""
+class Told(Protocol):
+    """Who is told of rows that cannot be used, or not as they are (`data.policy.Policy`)."""
 
     def bad_row(self, file: str, row: int, error: DataError) -> None:
-        """Record it, or raise."""
+        """Record a bad row, or raise."""
+
+    def long_row(self, file: str, row: int, what: str) -> None:
+        """List a row that was left out or cut because it is too long."""
 
 
 class Places(Protocol):
@@ -41,22 +44,26 @@ class Places(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """What a step is made of: its micro-batches, and the rows that were drawn for it and cannot be used."""
+    """What a step is made of: its micro-batches, and what is to be told of the rows that were drawn for it.
+
+    `bad` ones are left out of the batches, and so are some of those that are too `long`.
+    """
 
     batches: tuple[Batch, ...]
     bad: tuple[tuple[Origin, DataError], ...] = ()
+    long: tuple[tuple[Origin, str], ...] = ()
 
 
 def make_window(
     step: int,
     items: Sequence[int],
-    example: Callable[[int], Example],
+    example: Callable[[int], Example | None],
     places: Places,
     at: At,
     pad_id: int,
     micro_batch: int,
 ) -> Window:
-    """The window of step `step` (from 0) over the samples `items`, each made by `example`.
+    """The window of step `step` (from 0) over the samples `items`, each made by `example` (None: it is left out).
 
     A sample that cannot be used is left out, and told. Raises WorkerError, naming the samples, for errors that are not
     about data.
@@ -66,13 +73,15 @@ def make_window(
     for item in items:
         at(step, item)
         try:
-            made.append((item, example(item)))
+            found = example(item)
         except DataError as error:
             bad.append((places.origin(item), error))
         except FinesightError:
             raise
         except Exception as error:
             raise worker_error(error, f"step {step + 1}, {places.place(item)}") from error
+        else:
+            made += [] if found is None else [(item, found)]
     at(step, BETWEEN)
     batches = []
     for start in range(0, len(made), micro_batch):
@@ -88,8 +97,8 @@ def make_window(
     return Window(tuple(batches), tuple(bad))
 
 
-def released(windows: Generator[Window, None, None], start: int, policy: BadRows | None) -> Windows:
-    """The batches of windows from step `start` on, once each bad row of theirs is told to `policy`, which may raise.
+def released(windows: Generator[Window, None, None], start: int, policy: Told | None) -> Windows:
+    """The batches of windows from step `start` on, once `policy` was told of their rows, which may raise.
 
     Without a policy the first bad row is raised. Raises DataError where no sample of a step is left.
     """
@@ -99,16 +108,22 @@ def released(windows: Generator[Window, None, None], start: int, policy: BadRows
                 if policy is None:
                     raise error
                 policy.bad_row(origin.file, origin.row, error)
-            if window.bad and not window.batches:
-                told = "; ".join(
-                    f"{origin}: {error.faults[0].what}" for origin, error in window.bad[:_MOST_NAMED]
-                )
-                raise DataError(
-                    f"every sample of step {step + 1} is bad, so there is nothing to learn from it: {told}",
-                    str(window.bad[0][0]),
-                    "mend these rows, or raise `train.batch_size`",
-                )
+            for origin, what in window.long:
+                if policy is not None:
+                    policy.long_row(origin.file, origin.row, what)
+            if not window.batches and (window.bad or window.long):
+                raise _nothing_left(step, window)
             yield window.batches
+
+
+def _nothing_left(step: int, window: Window) -> DataError:
+    why = [(origin, error.faults[0].what) for origin, error in window.bad] + list(window.long)
+    told = "; ".join(f"{origin}: {what}" for origin, what in why[:_MOST_NAMED])
+    return DataError(
+        f"no sample of step {step + 1} can be used, so there is nothing to learn from: {told}",
+        str(why[0][0]),
+        "mend these rows, or raise `train.batch_size`",
+    )
 
 
 class _Drawing:
@@ -151,7 +166,7 @@ def windows(
     stop: int,
     micro_batch: int,
     workers: Workers | int,
-    policy: BadRows | None = None,
+    policy: Told | None = None,
     share: Share | None = None,
 ) -> Windows:
     """The windows of steps `start` (from 0, included) to `stop` (excluded), or a rank's `share` of each.

@@ -20,7 +20,8 @@ from finesight.core.ports import Ports
 from finesight.core.sample import Origin, Sample
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode
-from finesight.data.loader import BadRows, Window, Windows, make_window, released
+from finesight.data.lengths import Limit, TooLong, without_turns
+from finesight.data.loader import Told, Window, Windows, make_window, released
 from finesight.data.order import Share
 from finesight.data.samples import RowSource
 from finesight.data.shuffle import ShuffleBuffer
@@ -58,7 +59,12 @@ class _HeldRows:
 
     def __init__(self, reader: Reader, rows: Mapping[int, Row | DataError]) -> None:
         self._reader, self._rows = reader, rows
-        self.file, self.root, self.columns = reader.file, reader.root, reader.columns
+        self.file, self.root, self.columns, self.notes = (
+            reader.file,
+            reader.root,
+            reader.columns,
+            reader.notes,
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -137,23 +143,37 @@ class StreamSet:
     rows: StreamRows
     ports: Ports
     seed: int
+    limit: Limit
     transform: PictureTransform | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Of all that is known without reading the rows: the reader's identity, the recipe and the encoder."""
-        source = self.rows.source
-        known = (source.reader.identity(), source.source.model_dump_json(), self.ports.fingerprint)
+        """Of all that is known without reading the rows: their source, its recipe and the encoder."""
+        known = (self.rows.source.identity(), self.ports.fingerprint, repr(self.limit))
         return hashlib.sha256("\n".join(known).encode()).hexdigest()[:32]
 
-    def example(self, number: int, row: Row | DataError, epoch: int) -> Example:
-        """The example of a row, its pictures changed as in this epoch; raises DataError where it is bad."""
+    def example(
+        self, number: int, row: Row | DataError, epoch: int, long: list[tuple[Origin, str]]
+    ) -> Example | None:
+        """The example of a row, its pictures changed as in this epoch; None where it is too long and left out.
+
+        What is done to a row that is too long is added to `long`. Raises DataError where the row is bad.
+        """
         sample = self.rows.sample(number, row)
         if sample is None:
             what = "the row changed while it was in use"
             raise DataError(what, str(self.rows.origin(number)), "put it back, and begin again")
-        text = encode(sample, self.ports)
-        pictures = prepare_pictures(sample, self.ports, self.transform, self.seed, epoch)
+        try:
+            text = encode(sample, self.ports, self.limit)
+        except TooLong as error:
+            if self.limit.on_long != "skip":
+                raise
+            long.append((sample.origin, error.faults[0].what))
+            return None
+        if text.note:
+            long.append((sample.origin, text.note))
+        shown = without_turns(sample, text.dropped)
+        pictures = prepare_pictures(shown, self.ports, self.transform, self.seed, epoch)
         return Example(sample.id, text.tokens, text.targets, pictures)
 
     def windows(
@@ -163,7 +183,7 @@ class StreamSet:
         stop: int,
         micro_batch: int,
         workers: Workers | int,
-        policy: BadRows | None = None,
+        policy: Told | None = None,
         share: Share | None = None,
     ) -> Windows:
         """The windows of steps `start` to `stop` (excluded), as `loader.windows` gives them for samples by number."""
@@ -193,11 +213,15 @@ class _Flow:
     def do(self, task: Task, at: At) -> Window:
         step, epoch, drawn = task
         rows = dict(drawn)
+        long: list[tuple[Origin, str]] = []
 
-        def example(number: int) -> Example:
-            return self._stream.example(number, rows[number], epoch)
+        def example(number: int) -> Example | None:
+            return self._stream.example(number, rows[number], epoch, long)
 
-        return make_window(step, list(rows), example, self, at, self._stream.ports.pad_id, self._micro_batch)
+        window = make_window(
+            step, list(rows), example, self, at, self._stream.ports.pad_id, self._micro_batch
+        )
+        return replace(window, long=tuple(long))
 
     def origin(self, item: int) -> Origin:
         return self._stream.rows.origin(item)
