@@ -65,7 +65,10 @@ def test_pictures_as_one_by_one(seed: int) -> None:
     def some(count: int) -> Survey:
         each = [random.integers(0, 4) for _ in range(count)]
         centres = random.integers(0, 2**63, 3, np.uint64)
-        flat = [[int(centres[random.integers(3)]) ^ (1 << int(random.integers(64))) for _ in range(n)] for n in each]
+        flat = [
+            [int(centres[random.integers(3)]) ^ (1 << int(random.integers(64))) for _ in range(n)]
+            for n in each
+        ]
         return survey(list(range(count)), flat)
 
     one, two = some(30), some(20)

@@ -4,15 +4,16 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
 from picture_files import encode as picture_file
 from picture_files import gradient
+from PIL import Image as Pillow
 from row_files import WORDS, tiny_ports
 
 from finesight.core.batch import IGNORE
 from finesight.core.sample import Image, Message, Origin, Sample, Text
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode
+from finesight.data.lengths import Limit
 from finesight.data.transforms import PictureTransform, TransformSettings
 from finesight.data.views import LARGEST, faulty, pieces, view
 
@@ -49,8 +50,10 @@ def test_the_tokens_read_as_the_text_and_marks_are_the_targets(words: str) -> No
 def test_placeholders_of_each_picture_stand_together() -> None:
     ports = tiny_ports()
     assert ports.image is not None
-    found = view(sample("what?", "red", pictures=2), "val", 3, ports)
-    assert [piece.count for piece in found.pieces if piece.kind == "picture"] == [ports.image.tokens_per_image] * 2
+    found = view(sample("what?", "red", pictures=2), "val", 3, ports, Limit())
+    assert [piece.count for piece in found.pieces if piece.kind == "picture"] == [
+        ports.image.tokens_per_image
+    ] * 2
     assert (found.visual, found.supervised) == (2 * ports.image.tokens_per_image, 2)
     assert found.turns[0] == ("user", (None, None, "what?"))
     assert len(found.originals) == len(found.fed) == 2
@@ -58,7 +61,7 @@ def test_placeholders_of_each_picture_stand_together() -> None:
 
 
 def test_several_turns_are_marked_each() -> None:
-    found = view(sample("what?", "red", "and this?", "blue"), "train", 1, tiny_ports())
+    found = view(sample("what?", "red", "and this?", "blue"), "train", 1, tiny_ports(), Limit())
     runs, before = 0, False
     for piece in found.pieces:
         runs += piece.learned and not before
@@ -71,18 +74,18 @@ def test_the_picture_is_the_one_that_is_fed() -> None:
     ports, made = tiny_ports(), sample("what?", "red")
     transform = PictureTransform(TransformSettings(rotate=20, brightness=0.3))
     for change in (None, transform):
-        (shown,) = view(made, "train", 1, ports, change, seed=5).fed
+        (shown,) = view(made, "train", 1, ports, Limit(), change, seed=5).fed
         with Pillow.open(BytesIO(shown.data)) as file:
             levels = np.asarray(file)
         (fed,) = prepare_pictures(made, ports, change, 5)
         assert np.array_equal(levels, fed.transpose(1, 2, 0))
-    (original,) = view(made, "train", 1, ports).originals
+    (original,) = view(made, "train", 1, ports, Limit()).originals
     with Pillow.open(BytesIO(original.data)) as file:
         assert np.array_equal(np.asarray(file), gradient(24, 40))
 
 
 def test_a_large_picture_is_shown_small() -> None:
-    (original,) = view(sample("what?", "red", size=(900, 1400)), "train", 1, tiny_ports()).originals
+    (original,) = view(sample("what?", "red", size=(900, 1400)), "train", 1, tiny_ports(), Limit()).originals
     assert (original.width, original.height) == (1400, 900)
     with Pillow.open(BytesIO(original.data)) as file:
         assert max(file.size) == LARGEST

@@ -45,12 +45,14 @@ def view(number: int = 1, **values: Any) -> View:
 
 
 def faulty(number: int) -> View:
-    return View("val", 0, "", "/data/rows.csv", number, fault=f"broken {EVIL}", column="image", kind="broken …")
+    return View(
+        "val", 0, "", "/data/rows.csv", number, fault=f"broken {EVIL}", column="image", kind="broken …"
+    )
 
 
 def summary(**values: Any) -> dict[str, Any]:
     tokens = {"total": 90, "mean": 30.0, "min": 28}
-    tokens |= {name: 30 for name in ("p1", "p5", "p25", "p50", "p75", "p95", "p99", "max")}
+    tokens |= dict.fromkeys(("p1", "p5", "p25", "p50", "p75", "p95", "p99", "max"), 30)
     sizes = {name: {"min": 1, "p50": 2, "max": 3} for name in ("width", "height", "aspect")}
     figures = {
         "tokens": tokens,
@@ -59,7 +61,7 @@ def summary(**values: Any) -> dict[str, Any]:
         "lengths": {"edges": [28, 29, 30, 31], "counts": [1, 0, 2]},
         "pictures": {"count": 3, **sizes},
     }
-    part = {"rows": 4, "samples": 3, "faults": 1, "left_out": 0, **figures}
+    part = {"rows": 4, "samples": 3, "faults": 1, "shortened": 0, "left_out": 0, **figures}
     return {
         "format": 1,
         "name": f"flags {EVIL}",
@@ -69,7 +71,14 @@ def summary(**values: Any) -> dict[str, Any]:
         "duplicates": {"train": 0},
         "near_pictures": {"val/train": 2},
         "fault_kinds": [
-            {"kind": "broken …", "column": "image", "count": 1, "file": "/data/rows.csv", "row": 1, "reason": EVIL}
+            {
+                "kind": "broken …",
+                "column": "image",
+                "count": 1,
+                "file": "/data/rows.csv",
+                "row": 1,
+                "reason": EVIL,
+            }
         ],
         "splits": {"train": part},
         "stops": True,
@@ -116,7 +125,9 @@ def checked(page: str) -> list[tuple[str, dict[str, str | None]]]:
 def test_the_page_is_whole_and_alone() -> None:
     assert "img" in VOID
     found = checked(render(summary(), [faulty(1), view(1), view(2, alike=("the same sample as train 1",))]))
-    rows = [attributes for tag, attributes in found if tag == "li" and "row" in (attributes.get("class") or "")]
+    rows = [
+        attributes for tag, attributes in found if tag == "li" and "row" in (attributes.get("class") or "")
+    ]
     assert [row["data-state"] for row in rows] == ["faulty", "fine", "twice"]
     assert [row["data-tokens"] for row in rows] == ["0", "20", "20"]
     assert rows[1]["data-tags"] == f"kind: {EVIL}\n"
@@ -151,9 +162,16 @@ def test_very_long_samples_are_cut_on_the_page() -> None:
 
 @pytest.mark.parametrize("views", [[], [faulty(1)], [view(pieces=(), originals=(), fed=())]])
 def test_any_number_of_rows(views: list[View]) -> None:
-    empty = {"tokens": {}, "supervised_share": 0.0, "lengths": {"edges": [], "counts": []}, "pictures": {"count": 0}}
-    part = {"rows": 0, "samples": 0, "faults": 0, "left_out": 0, **empty}
-    checked(render(summary(**part, splits={"train": part}, fault_kinds=[], near_pictures={}, notices=[]), views))
+    empty = {
+        "tokens": {},
+        "supervised_share": 0.0,
+        "lengths": {"edges": [], "counts": []},
+        "pictures": {"count": 0},
+    }
+    part = {"rows": 0, "samples": 0, "faults": 0, "shortened": 0, "left_out": 0, **empty}
+    checked(
+        render(summary(**part, splits={"train": part}, fault_kinds=[], near_pictures={}, notices=[]), views)
+    )
 
 
 DRIVE = """
@@ -188,7 +206,8 @@ def test_the_filters_and_the_keyboard_work_in_a_browser(tmp_path: Path) -> None:
     ]
     wanted = [
         ("find", "RED 2"), ("find", "broken"), ("state", "fine"), ("state", "twice"), ("state", "faulty"),
-        ("state", "kind:broken …"), ("split", "val"), ("tag", "artist: Ö"), ("least", "20"), ("most", "3"), ("find", ""),
+        ("state", "kind:broken …"), ("split", "val"), ("tag", "artist: Ö"), ("least", "20"), ("most", "3"),
+        ("find", ""),
     ]  # fmt: skip
     page = render(summary(), rows)
     file = tmp_path / "page.html"
@@ -197,7 +216,20 @@ def test_the_filters_and_the_keyboard_work_in_a_browser(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (body,) = re.findall(r"<body>(.*)</body>", done.stdout)
     said = json.loads(unquote(body))
-    assert said[:-2] == ["xxxx", "--x-", "x---", "--xx", "-x--", "x---", "x---", "x-x-", "--x-", "-xx-", "x--x", "xxxx"]
+    assert said[:-2] == [
+        "xxxx",
+        "--x-",
+        "x---",
+        "--xx",
+        "-x--",
+        "x---",
+        "x---",
+        "x-x-",
+        "--x-",
+        "-xx-",
+        "x--x",
+        "xxxx",
+    ]
     assert said[-2:] == [
         "Position 18: “·red”, token 301. It learns to say “<|end|>” next.",
         "Position 19: “<|end|>”, token 5. What follows is not learned.",
@@ -214,4 +246,6 @@ def test_sentences() -> None:
     assert headline(summary(faults=4)) == "No row can be used."
     assert "Read were 4 of 40 rows" in deck(summary(read={"rows": 4, "of": 40}))[0]
     assert twice(summary())[0] == ("2 pictures of validation look the same as one in train.", True)
-    assert twice(summary(near_pictures={"train": 1})) == [("1 picture of train looks the same as one before.", False)]
+    assert twice(summary(near_pictures={"train": 1})) == [
+        ("1 picture of train looks the same as one before.", False)
+    ]

@@ -31,7 +31,9 @@ def same_bits(one: Fed, other: Fed) -> None:
 def table(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Inspection:
     """The first batch's samples of a tiny run."""
     folder = tmp_path_factory.mktemp("fed")
-    found = inspect(tiny_recipe(tiny_data, folder), samples=[3, 1, 7], tensors=folder / "fed.safetensors", jobs=0)
+    found = inspect(
+        tiny_recipe(tiny_data, folder), samples=[3, 1, 7], tensors=folder / "fed.safetensors", jobs=0
+    )
     assert found.table is not None
     return found
 
@@ -100,7 +102,7 @@ def test_several_pictures_none_and_odd_numbers(suffix: str, tmp_path: Path) -> N
         "attention_mask": np.ones((3, 5), np.int64),
         "pixel_values": bits,
     }
-    one = Fed(tensors, ("a", "é\n\"", ""), (2, 0, 1))
+    one = Fed(tensors, ("a", 'é\n"', ""), (2, 0, 1))
     write_table(tmp_path / f"x{suffix}", one)
     same_bits(read_table(tmp_path / f"x{suffix}"), one)
 

@@ -12,13 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.encode import encode, sample_digest
+from finesight.data.lengths import Limit, TooLong
 from finesight.data.media import load_picture
 from finesight.data.phash import signature
-from finesight.data.samples import RowSource
+from finesight.data.samples import Counts, RowSource
 
 _OF_SAMPLE: Final = {
     "source": np.int32,
@@ -33,7 +35,11 @@ _OF_PICTURE: Final = {"widths": np.int32, "heights": np.int32, "structures": np.
 
 @dataclass(frozen=True)
 class Bad:
-    """A row that cannot be used: `source` and `row` (from 0) find it again, the others are its line in `faults.csv`."""
+    """A row that cannot be used: `source` and `row` (from 0) find it again, the others are its line in `faults.csv`.
+
+    `wished` tells that it is left out, or made shorter and used, because the recipe says so of long samples: such a row
+    stops nothing.
+    """
 
     source: int
     row: int
@@ -41,6 +47,7 @@ class Bad:
     line: int
     column: str
     reason: str
+    wished: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Survey:
 
     By sample (N,): `source` and `row` (from 0), hashes of its id (`name`), of its group and of all that it holds, and
     its number of `pictures`. By picture (P,): `widths` and `heights` in pixels, `structures` and `colours` of its
-    signature. `bad` are the rows that cannot be used, and `notes` counts what was done to read pictures.
+    signature. `bad` are the rows that cannot be used; `notes` counts what was done to rows and pictures, by kind and
+    text of a notice.
     """
 
     source: np.ndarray
@@ -63,7 +71,7 @@ class Survey:
     structures: np.ndarray
     colours: np.ndarray
     bad: tuple[Bad, ...] = ()
-    notes: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -92,7 +100,7 @@ def joined(parts: Iterable[Survey]) -> Survey:
         name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in listed)])
         for name, kind in (_OF_SAMPLE | _OF_PICTURE).items()
     }
-    notes: Counter[str] = Counter()
+    notes: Counts = Counter()
     for part in listed:
         notes.update(part.notes)
     return Survey(**columns, bad=tuple(bad for part in listed for bad in part.bad), notes=notes)
@@ -117,19 +125,20 @@ class LookAtRows:
         """What is in the rows of a part."""
         columns: dict[str, list[Any]] = {name: [] for name in _OF_SAMPLE | _OF_PICTURE}
         bad: list[Bad] = []
-        notes: Counter[str] = Counter()
+        notes: Counts = Counter()
         for at in part:
-            row = int(self.rows[at])
+            row, counts = int(self.rows[at]), Counter()
             try:
-                sample = self.opened.sample(row)
+                sample = self.opened.sample(row, counts=counts)
                 if sample is None:
                     continue
                 seen = look(sample, self.opened)
             except DataError as error:
                 bad.append(bad_row(self.opened, self.source, row, error))
                 continue
+            notes.update(counts)
             for said, values in seen:
-                notes.update(said)
+                notes.update(("picture", note.replace("_", " ")) for note in said)
                 _append(columns, _OF_PICTURE, values)
             _append(columns, _OF_SAMPLE, (self.source, row, *_hashes(sample), len(sample.images)))
         arrays = {name: np.array(columns[name], kind) for name, kind in (_OF_SAMPLE | _OF_PICTURE).items()}
@@ -155,7 +164,7 @@ def name_hash(text: str) -> int:
 
 def look(sample: Sample, opened: RowSource) -> list[tuple[tuple[str, ...], tuple[int, int, int, int]]]:
     """Notes, width, height and signature of each picture of a sample."""
-    column = opened.columns.image or ""
+    column = opened.picture_column
     found = []
     for image in sample.images:
         try:
@@ -200,11 +209,15 @@ def first_places(keys: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measured:
-    """Tokens of samples (N,), and how many of them are learned from; 0 for those that turned out to be bad."""
+    """Tokens of samples (N,), and how many of them are learned from; 0 for those that turned out to be bad.
+
+    `long` are samples that were made shorter, and are used.
+    """
 
     tokens: np.ndarray
     supervised: np.ndarray
     bad: tuple[Bad, ...] = ()
+    long: tuple[Bad, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,11 +228,13 @@ class MeasureSamples:
     source: np.ndarray
     row: np.ndarray
     ports: Ports
+    limit: Limit
 
     def __call__(self, part: Sequence[int]) -> Measured:
         """Tokens of the samples of a part."""
         counts = np.zeros((2, len(part)), dtype=np.int64)
         bad: list[Bad] = []
+        long: list[Bad] = []
         for place, at in enumerate(part):
             number, row = int(self.source[at]), int(self.row[at])
             opened = self.sources[number]
@@ -227,18 +242,19 @@ class MeasureSamples:
                 sample = opened.sample(row, pictures=False)
                 if sample is None:
                     raise DataError("the row changed while it was in use", "", "")
-                counts[:, place] = _lengths(sample, self.ports)
+                encoded = encode(sample, self.ports, self.limit)
+                learned = int((encoded.targets != IGNORE).sum())
+                if not learned:
+                    raise DataError("no token of it is learned from", "", "")
             except DataError as error:
-                bad.append(bad_row(opened, number, row, error))
-        return Measured(*counts, bad=tuple(bad))
-
-
-def _lengths(sample: Sample, ports: Ports) -> tuple[int, int]:
-    encoded = encode(sample, ports)
-    learned = int((encoded.targets >= 0).sum())
-    if not learned:
-        raise DataError("no token of it is learned from", str(sample.origin), "give it an answer")
-    return len(encoded.tokens), learned
+                wished = isinstance(error, TooLong) and self.limit.on_long == "skip"
+                bad.append(replace(bad_row(opened, number, row, error), wished=wished))
+                continue
+            counts[:, place] = len(encoded.tokens), learned
+            if encoded.note:
+                note = DataError(encoded.note, "", "")
+                long.append(replace(bad_row(opened, number, row, note), wished=True))
+        return Measured(*counts, bad=tuple(bad), long=tuple(long))
 
 
 def measured(parts: Iterable[Measured]) -> Measured:
@@ -249,4 +265,5 @@ def measured(parts: Iterable[Measured]) -> Measured:
         np.concatenate([empty, *(part.tokens for part in listed)]),
         np.concatenate([empty, *(part.supervised for part in listed)]),
         tuple(bad for part in listed for bad in part.bad),
+        tuple(long for part in listed for long in part.long),
     )

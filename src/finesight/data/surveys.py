@@ -9,9 +9,11 @@ from finesight.config.data import ByColumn, Data, Split
 from finesight.core.errors import DataError, Fault
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
+from finesight.data.lengths import Limit
 from finesight.data.parallel import over_rows
-from finesight.data.samples import RowSource, open_rows
+from finesight.data.samples import Access, RowSource, open_rows
 from finesight.data.sets import name_of
+from finesight.data.shapes.values import has_column
 from finesight.data.splits import split_groups
 from finesight.data.survey import (
     Bad,
@@ -33,7 +35,7 @@ Watch = Callable[[str, int], Callable[[int], object]]
 
 @dataclass(frozen=True)
 class Part:
-    """One split: its sources, its samples, and the rows that cannot be used.
+    """One split: its sources, its samples, the rows that cannot be used, and the `long` ones that were made to fit.
 
     `of` counts the rows of its own sources, `read` those that were read and `left_out` those among them that `where`
     does not want: all 0 for a split of the training data, whose rows were read there. `tokens` and `supervised` (N,)
@@ -43,6 +45,7 @@ class Part:
     sources: tuple[RowSource, ...]
     survey: Survey
     bad: tuple[Bad, ...] = ()
+    long: tuple[Bad, ...] = ()
     read: int = 0
     of: int = 0
     left_out: int = 0
@@ -89,8 +92,8 @@ def survey_splits(
         for purpose, opened in _opened(data, notices).items()
     }
     for purpose, part in parts.items():
-        for note, count in part.survey.notes.items():
-            notices.add("picture", f"{purpose}: {note.replace('_', ' ')}", count)
+        for (kind, text), count in part.survey.notes.items():
+            notices.add(kind, f"{purpose}: {text}", count)
     whole = len(parts["train"])
     for purpose, asked in (("val", data.val), ("test", data.test)):
         if isinstance(asked, Split) and whole:
@@ -105,13 +108,14 @@ def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
     """The sources of each split that has some of its own."""
     found: dict[str, tuple[RowSource, ...]] = {}
     faults: list[Fault] = []
+    access = Access(data.allow_urls, data.allow_outside)
     for purpose, asked in (("train", data.train), ("val", data.val), ("test", data.test)):
         if asked is None or isinstance(asked, Split):
             continue
         listed, opened = asked if isinstance(asked, tuple) else (asked,), []
         for number, source in enumerate(listed):
             try:
-                opened.append(open_rows(source, name_of(source, number, len(listed))))
+                opened.append(open_rows(source, name_of(source, number, len(listed)), access))
             except DataError as error:
                 faults += [fault for fault in error.faults if fault not in faults]
                 continue
@@ -142,7 +146,8 @@ def _part(sources: tuple[RowSource, ...], purpose: str, rows: int | None, jobs: 
     bad.sort(key=lambda fault: (fault.source, fault.row))
     survey = replace(survey.take(kept), notes=survey.notes)
     of = sum(len(opened.reader) for opened in sources)
-    return Part(sources, survey, tuple(bad), read, of, read - len(survey) - len(bad))
+    left_out = read - len(survey) - len(bad)
+    return Part(sources, survey, tuple(bad), read=read, of=of, left_out=left_out)
 
 
 def _look_at(
@@ -186,26 +191,29 @@ def _dealt(split: Split, train: Part, whole: int, seed: int, purpose: str) -> np
 
 def _column(part: Part, column: str, purpose: str) -> Iterator[str]:
     """The text of one column, of each sample."""
-    for index in range(len(part)):
-        source, row = part.opened(index)
-        if column not in source.reader.columns:
+    for source in part.sources:
+        if not has_column(source.reader.columns, column):
             have = ", ".join(f"`{name}`" for name in source.reader.columns)
             where = f"{source.reader.file}, `data.{purpose}` of the recipe"
             raise DataError(f"there is no column `{column}`", where, f"it has {have}")
-        yield source.reader.row(row)[column]
+    for index in range(len(part)):
+        source, row = part.opened(index)
+        yield source.text(row, column)
 
 
-def measure(parts: Mapping[str, Part], ports: Ports, jobs: int, watch: Watch) -> dict[str, Part]:
+def measure(
+    parts: Mapping[str, Part], ports: Ports, limit: Limit, jobs: int, watch: Watch
+) -> dict[str, Part]:
     """The same splits with the tokens of their samples; those that cannot be encoded are bad rows now."""
     found = {}
     for purpose, part in parts.items():
-        found[purpose] = _measured(part, ports, jobs, watch(f"measure {purpose}", len(part)))
+        found[purpose] = _measured(part, ports, limit, jobs, watch(f"measure {purpose}", len(part)))
     return found
 
 
-def _measured(part: Part, ports: Ports, jobs: int, tick: Callable[[int], object]) -> Part:
+def _measured(part: Part, ports: Ports, limit: Limit, jobs: int, tick: Callable[[int], object]) -> Part:
     survey = part.survey
-    task = MeasureSamples(part.sources, survey.source, survey.row, ports)
+    task = MeasureSamples(part.sources, survey.source, survey.row, ports, limit)
     results: Sequence[Measured] = list(
         over_rows(task, len(part), jobs, tick, place=lambda at: _place(part, at))
     )
@@ -213,7 +221,11 @@ def _measured(part: Part, ports: Ports, jobs: int, tick: Callable[[int], object]
     good = whole.tokens > 0
     bad = sorted([*part.bad, *whole.bad], key=lambda fault: (fault.source, fault.row))
     return replace(
-        part.taken(good), bad=tuple(bad), tokens=whole.tokens[good], supervised=whole.supervised[good]
+        part.taken(good),
+        bad=tuple(bad),
+        long=whole.long,
+        tokens=whole.tokens[good],
+        supervised=whole.supervised[good],
     )
 
 

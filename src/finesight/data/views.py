@@ -16,6 +16,7 @@ from finesight.core.sample import Message, Sample, Text
 from finesight.core.view import Piece, Shown, View
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import EncodedText, encode
+from finesight.data.lengths import Limit, without_turns
 from finesight.data.media import load_picture
 from finesight.data.transforms import PictureTransform
 
@@ -32,6 +33,7 @@ def view(
     split: str,
     number: int,
     ports: Ports,
+    limit: Limit,
     transform: PictureTransform | None = None,
     seed: int = 0,
     pictures: bool = True,
@@ -40,17 +42,19 @@ def view(
 
     Without `pictures` they are neither read nor shown. Raises DataError where the sample cannot be learned from.
     """
-    found = replace(_words(sample, split, number), pieces=pieces(encode(sample, ports), ports))
+    encoded = encode(sample, ports, limit)
+    sample = without_turns(sample, encoded.dropped)
+    notes = (encoded.note,) if encoded.note else ()
+    found = replace(_words(sample, split, number), pieces=pieces(encoded, ports), notes=notes)
     if not pictures:
         return found
-    originals, notes = _originals(sample)
-    fed = prepare_pictures(sample, ports, transform, seed)
-    return replace(
-        found,
-        originals=originals,
-        notes=notes,
-        fed=tuple(_shown(levels.transpose(1, 2, 0)) for levels in fed),
+    originals, said = _originals(sample)
+    fed = tuple(
+        _shown(levels.transpose(1, 2, 0)) for levels in prepare_pictures(sample, ports, transform, seed)
     )
+    if transform is not None and fed:
+        said = (*said, "with the random changes of the first epoch")
+    return replace(found, originals=originals, notes=(*notes, *said), fed=fed)
 
 
 def faulty(sample: Sample | None, split: str, file: str, row: int, column: str, reason: str) -> View:

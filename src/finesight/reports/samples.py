@@ -74,6 +74,10 @@ def deck(summary: Mapping[str, Any]) -> list[str]:
         )
     if summary["left_out"]:
         said.append(f"The recipe’s where leaves {count(summary['left_out'], 'row')} out.")
+    if summary["shortened"]:
+        said.append(
+            f"{count(summary['shortened'], 'sample')} too long for the model lost a part, as the recipe says."
+        )
     if tokens:
         said.append(
             f"Half of the samples have at most {count(tokens['p50'], 'token')}, the longest {count(tokens['max'])} "
@@ -98,7 +102,9 @@ def _repeated(where: str, number: int) -> tuple[str, bool]:
     one, _, other = where.partition("/")
     verb = ("is" if number == 1 else "are") if other else ("repeats" if number == 1 else "repeat")
     rest = f"in {named(other)} too" if other else "one before"
-    return f"{count(number, 'sample')} of {named(one)} {verb} {rest}, word for word." if number else "", bool(other)
+    return f"{count(number, 'sample')} of {named(one)} {verb} {rest}, word for word." if number else "", bool(
+        other
+    )
 
 
 def _looks_the_same(where: str, number: int) -> tuple[str, bool]:

@@ -19,11 +19,20 @@ from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.notices import Notices
 from finesight.workflows import tensors as tables
 from finesight.workflows.ports import recipe_ports
-from finesight.workflows.selection import Place, asked_for, examples_of, faulty_views, for_page, views_of
+from finesight.workflows.selection import (
+    Place,
+    asked_for,
+    examples_of,
+    faulty_views,
+    for_page,
+    limit_of,
+    views_of,
+)
 from finesight.workflows.summary import (
     FAULT_COLUMNS,
     TWICE_COLUMNS,
     fault_rows,
+    long_rows,
     summarise,
     twice_rows,
     verdict,
@@ -78,12 +87,12 @@ def inspect(
     workers = cores() if jobs is None else jobs
     parts = survey_splits(recipe.data, recipe.run.seed, notices, rows, workers, watch)
     ports = recipe_ports(recipe, parts["train"].words())
-    parts = measure(parts, ports, workers, watch)
+    parts = measure(parts, ports, limit_of(recipe), workers, watch)
     watch("compare", 0)
     twice = find_twice({name: part.survey for name, part in parts.items()})
-    fault = verdict(recipe.data, parts, fault_rows(parts.values()))
+    fault = verdict(recipe.data, parts)
     summary = {
-        **summarise(recipe.run.name, parts, twice, ports.context),
+        **summarise(recipe.run.name, parts, twice, limit_of(recipe).most(ports.context)),
         "policy": recipe.data.model_dump(mode="json", include={"on_bad_row", "bad_row_limit", "on_long"}),
         "stops": fault is not None,
         "notices": notices.rows(),
@@ -146,7 +155,7 @@ def _write(
         "summary": out / "summary.json",
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_table(files["faults"], FAULT_COLUMNS, fault_rows(parts.values()))
+    write_table(files["faults"], FAULT_COLUMNS, [*fault_rows(parts.values()), *long_rows(parts.values())])
     write_table(files["twice"], TWICE_COLUMNS, twice_rows(parts, twice))
     write_text(files["samples"], render(summary, views))
     write_json(files["summary"], summary)  # last: where it is, the others are of the same inspection

@@ -14,6 +14,7 @@ from finesight.core.view import View
 from finesight.data.dataset import prepare_pictures, transform_of
 from finesight.data.encode import encode
 from finesight.data.leaks import Twice
+from finesight.data.lengths import Limit, without_turns
 from finesight.data.order import generator
 from finesight.data.survey import Bad, name_hash
 from finesight.data.surveys import Part
@@ -124,14 +125,13 @@ def views_of(
 ) -> list[View]:
     """The samples as the model sees them in its first epoch: those of `train` with its random changes."""
     transform = None if recipe.train.overfit else transform_of(recipe.data.transforms)
-    alike = _alike(parts, twice, set(places))
+    alike, limit = _alike(parts, twice, set(places)), limit_of(recipe)
     found = []
     for done, (name, index) in enumerate(places, 1):
         sample = parts[name].sample(index, pictures)
         changed = transform if name == "train" else None
-        made = view(sample, name, index + 1, ports, changed, recipe.run.seed, pictures)
-        notes = (*made.notes, "with the random changes of the first epoch") if changed and made.fed else made.notes
-        found.append(replace(made, alike=tuple(alike.get((name, index), ())), notes=notes))
+        made = view(sample, name, index + 1, ports, limit, changed, recipe.run.seed, pictures)
+        found.append(replace(made, alike=tuple(alike.get((name, index), ()))))
         tick(done)
     return found
 
@@ -174,9 +174,16 @@ def examples_of(
     for name, index in places:
         sample = parts[name].sample(index)
         changed = transform if name == "train" else None
-        encoded, pictures = encode(sample, ports), prepare_pictures(sample, ports, changed, recipe.run.seed)
+        encoded = encode(sample, ports, limit_of(recipe))
+        sample = without_turns(sample, encoded.dropped)
+        pictures = prepare_pictures(sample, ports, changed, recipe.run.seed)
         found.append(Example(sample.id, encoded.tokens, encoded.targets, pictures))
     return found
+
+
+def limit_of(recipe: Recipe) -> Limit:
+    """The longest sample, and what happens to longer ones."""
+    return Limit(recipe.data.on_long, recipe.data.max_tokens)
 
 
 def _words(part: Part, bad: Bad) -> Sample | None:

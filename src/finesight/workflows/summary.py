@@ -11,7 +11,7 @@ from finesight.core.errors import DataError
 from finesight.core.rundir import FORMAT
 from finesight.data.distributions import picture_figures, token_figures
 from finesight.data.leaks import Twice
-from finesight.data.survey import joined
+from finesight.data.survey import Bad, joined
 from finesight.data.surveys import Part
 
 FAULT_COLUMNS = ("file", "row", "column", "reason")
@@ -43,6 +43,7 @@ def summarise(name: str, parts: Mapping[str, Part], twice: Sequence[Twice], cont
         "rows": samples + len(faults),
         "samples": samples,
         "faults": len(faults),
+        "shortened": len(long_rows(parts.values())),
         "left_out": sum(part.left_out for part in parts.values()),
         "context": context,
         **_figures(list(parts.values())),
@@ -55,8 +56,8 @@ def summarise(name: str, parts: Mapping[str, Part], twice: Sequence[Twice], cont
 
 def _split(part: Part) -> dict[str, Any]:
     faults = len(fault_rows([part]))
-    counts = {"rows": len(part) + faults, "samples": len(part), "faults": faults, "left_out": part.left_out}
-    return counts | _figures([part])
+    counts = {"rows": len(part) + faults, "samples": len(part), "faults": faults}
+    return counts | {"shortened": len(part.long), "left_out": part.left_out} | _figures([part])
 
 
 def _figures(parts: Sequence[Part]) -> dict[str, Any]:
@@ -68,9 +69,16 @@ def _figures(parts: Sequence[Part]) -> dict[str, Any]:
 
 def fault_rows(parts: Iterable[Part]) -> list[FaultRow]:
     """Lines of `faults.csv`: every row that cannot be used, once."""
-    return list(
-        dict.fromkeys((bad.file, bad.line, bad.column, bad.reason) for part in parts for bad in part.bad)
-    )
+    return _lines(bad for part in parts for bad in part.bad)
+
+
+def long_rows(parts: Iterable[Part]) -> list[FaultRow]:
+    """Lines of `faults.csv` about rows that are used, shorter than they were."""
+    return _lines(long for part in parts for long in part.long)
+
+
+def _lines(rows: Iterable[Bad]) -> list[FaultRow]:
+    return list(dict.fromkeys((bad.file, bad.line, bad.column, bad.reason) for bad in rows))
 
 
 def kind_of(reason: str) -> str:
@@ -103,25 +111,20 @@ def origin(part: Part, index: int) -> tuple[str, int]:
     return place.file, place.row
 
 
-def verdict(data: Data, parts: Mapping[str, Part], faults: Sequence[FaultRow]) -> DataError | None:
+def verdict(data: Data, parts: Mapping[str, Part]) -> DataError | None:
     """What would stop training: faulty rows where the policy says so, too many of them, or a split without samples."""
-    examples = "; ".join(f"{file}, row {row}: {reason}" for file, row, _, reason in faults[:5])
+    faults = _lines(bad for part in parts.values() for bad in part.bad if not bad.wished)
+    first = "; ".join(f"{file}, row {row}: {reason}" for file, row, _, reason in faults[:5])
+    first += f"; and {len(faults) - 5:,} more" if len(faults) > 5 else ""
     empty = [f"data.{name}" for name, part in parts.items() if not len(part)]
     if empty:
-        return DataError(
-            f"no rows are left for `{', '.join(empty)}`",
-            examples or "its `where`",
-            "mend the rows, or check the source",
-        )
-    more = f"; and {len(faults) - 5:,} more" if len(faults) > 5 else ""
+        what = f"no rows are left for `{', '.join(empty)}`"
+        return DataError(what, first or "its `where`", "mend the rows, or check the source")
     if faults and data.on_bad_row == "stop":
-        what = (
-            f"{len(faults):,} {'row' if len(faults) == 1 else 'rows'} cannot be used, and training would stop"
-        )
-        return DataError(
-            what, examples + more, "mend the rows, or set `data.on_bad_row: skip` to leave them out"
-        )
+        rows = "1 row" if len(faults) == 1 else f"{len(faults):,} rows"
+        mend = "mend the rows, or set `data.on_bad_row: skip` to leave them out"
+        return DataError(f"{rows} cannot be used, and training would stop", first, mend)
     if data.bad_row_limit is not None and len(faults) > data.bad_row_limit:
         what = f"more than {data.bad_row_limit} rows are bad: {len(faults):,}, and training would stop"
-        return DataError(what, examples + more, "mend the rows, or raise `data.bad_row_limit`")
+        return DataError(what, first, "mend the rows, or raise `data.bad_row_limit`")
     return None
