@@ -269,7 +269,7 @@ def test_places_of_marks() -> None:
         assert found is None if share > 0.001 else found.tolist() == np.flatnonzero(data < 3).tolist()
 
 
-def test_opening_takes_little_memory_and_no_time_when_warm(file: Path) -> None:
+def test_a_warm_start_costs_next_to_nothing(file: Path) -> None:
     indexed(file)
     began = time.process_time()
     for _ in range(20):

@@ -40,6 +40,10 @@ _LIST_OF_OBJECTS = re.compile(rb'\s*("(?:[^"\\]|\\.)*+")\s*:\s*(?=\[\s*\{)', re.
 _OBJECTS = 'write [{"image": …, "caption": …}, …]'
 
 
+class NotJson(ValueError):
+    """Text that breaks the rules of JSON, or that no parser follows so deep."""
+
+
 def parse_json(data: bytes) -> Any:
     """A value as RFC 8259 has it.
 
@@ -55,11 +59,11 @@ def parse_json(data: bytes) -> Any:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in error.doc else ""
-        raise ValueError(f"{error.msg} at {line}character {error.colno}") from error
+        raise NotJson(f"{error.msg} at {line}character {error.colno}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} is not UTF-8") from error
+        raise NotJson(f"byte {error.start + 1} is not UTF-8") from error
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise NotJson("it is nested too deeply") from None
     level = [value]
     for _ in range(_DEEPEST + 1):
         level = [child for item in level for child in _children(item)]
@@ -174,8 +178,10 @@ class JsonReader:
             try:
                 if not isinstance(parse_json(self._path.read_bytes().removeprefix(BOM)), list | dict):
                     what = "the file does not hold a list of rows"
-            except ValueError as found:
+            except NotJson as found:
                 what = f"the file is not JSON: {found}"
+            except ValueError:  # something else is wrong, too
+                pass
         return DataError(what, self.file, "mend the file at the place named" if "JSON" in what else _OBJECTS)
 
     def _only_list(self, index: FileIndex) -> tuple[str, int]:
@@ -243,12 +249,18 @@ class JsonReader:
         data = self._index.read(start, end, where)
         try:
             value = parse_json(data)
-        except ValueError as error:
-            place = f"line {self._line_of(index)}" if self._lines else "the row"
-            raise DataError(
-                f"{place} is not JSON: {error}", where, "write one JSON object for each row"
-            ) from error
+        except ValueError:
+            raise self._not_json(index, data.strip(b" \t\r\n"), where) from None
         return checked_row(value, data, where)
+
+    def _not_json(self, index: int, data: bytes, where: str) -> DataError:
+        """The error of a row, whose places are counted without the blanks around it."""
+        place, why = f"line {self._line_of(index)}" if self._lines else "the row", ""
+        try:
+            parse_json(data)
+        except ValueError as error:
+            why = f": {error}"
+        return DataError(f"{place} is not JSON{why}", where, "write one JSON object for each row")
 
     def _line_of(self, index: int) -> int:
         """Number of the line that row `index` stands in: blank lines are counted, and are no rows."""

@@ -14,7 +14,7 @@ Block = NDArray[np.uint8]
 LIST, OBJECT = ord("["), ord("{")
 
 _QUOTE, _BACKSLASH, _COMMA, _LF = 34, 92, 44, 10
-_DEEPEST = 100_000
+_DEEPEST = 1_000_000
 """Open brackets at which a file is given up; a single row may have far fewer."""
 _MEND = "mend the file: check its brackets, quotes and commas"
 
