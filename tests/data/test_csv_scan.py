@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -51,7 +52,7 @@ def by_scan(data: bytes, delimiter: str, cuts: list[int]) -> Found:
     bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     if data.startswith(b"\xef\xbb\xbf"):  # a first block is never so short that it cuts the mark
         bounds = [0, *(bound for bound in bounds if bound >= 3)]
-    blocks = [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False) if start < end]
+    blocks = [data[start:end] for start, end in itertools.pairwise(bounds) if start < end]
     try:
         for block in blocks:
             starts += scan.block(block).tolist()
@@ -74,7 +75,9 @@ def check(data: bytes, delimiter: str, cuts: list[int]) -> bool:
 
 
 PIECES = st.lists(
-    st.sampled_from([b'"', b'"', b'""', b",", b"\n", b"\r\n", b"\r", b"a", b"b c", b"\xff", b"\0", b";", b"\xc3\xa9"])
+    st.sampled_from(
+        [b'"', b'"', b'""', b",", b"\n", b"\r\n", b"\r", b"a", b"b c", b"\xff", b"\0", b";", b"\xc3\xa9"]
+    )
 )
 CUTS = st.lists(st.integers(0, 60), max_size=4)
 
@@ -103,7 +106,9 @@ def test_many_random_bytes(proof_factor: int) -> None:
 FIELDS = st.text('a"\n\r,é \0', max_size=6).map(lambda text: text.encode())
 
 
-@given(st.lists(st.lists(FIELDS, min_size=1, max_size=3), max_size=6), CUTS, st.sampled_from([b"\n", b"\r\n"]))
+@given(
+    st.lists(st.lists(FIELDS, min_size=1, max_size=3), max_size=6), CUTS, st.sampled_from([b"\n", b"\r\n"])
+)
 def test_tables_as_they_are_written(rows: list[list[bytes]], cuts: list[int], end: bytes) -> None:
     lines = (b",".join(b'"' + field.replace(b'"', b'""') + b'"' for field in row) for row in rows)
     assert check(end.join(lines), ",", cuts)

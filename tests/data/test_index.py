@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
@@ -52,7 +53,10 @@ def reader(path: Path) -> CsvReader:
     return CsvReader(path, ",", path.parent)
 
 
-def indexed(path: Path, scan=partial(CsvScan, ",")) -> FileIndex:
+SCAN = partial(CsvScan, ",")
+
+
+def indexed(path: Path, scan: Callable[[], CsvScan] = SCAN) -> FileIndex:
     return FileIndex(path, str(path), "csv ','", scan)
 
 
@@ -90,7 +94,9 @@ def test_equal_size_and_time_soon_after_a_change_are_not_believed(file: Path) ->
     assert indexed(file, never).verify()  # and that index is kept
 
 
-def test_an_index_that_was_checked_once_is_believed(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_was_checked_once_is_believed(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.utime(file)
     indexed(file)
     monkeypatch.setattr(module.time, "time_ns", lambda: file.stat().st_mtime_ns + 10**10)
@@ -191,7 +197,9 @@ def test_a_damaged_index_is_made_again(file: Path, cache: Path, name: str) -> No
     assert reader(file).row(1234)["number"] == "1234"
 
 
-def test_an_index_that_is_no_index_is_not_believed(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_is_no_index_is_not_believed(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What stands in the cache with a right checksum and is not what was written: then the file is scanned."""
 
     def forged(self: FileIndex, folder: Path) -> None:
@@ -228,6 +236,7 @@ def test_two_processes_build_one_index(file: Path, cache: Path) -> None:
 
 KILLED = """
 import sys, time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from finesight.data.index import FileIndex

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import random
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +16,11 @@ from finesight.data import index
 from finesight.data.sources.json import JsonReader, open_json, parse_json
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
@@ -92,7 +94,11 @@ def test_broken_rows_leave_the_others(tmp_path: Path, lines: bool) -> None:
     assert len(found) == len(rows)
     for number, (_, reason) in enumerate(BROKEN, 1):
         where = f"line {2 * number + 1}" if lines else "the row"
-        pattern = reason.replace("is not JSON", f"{where} is not JSON") if number != 1 or lines else "the row is not JSON"
+        pattern = (
+            reason.replace("is not JSON", f"{where} is not JSON")
+            if number != 1 or lines
+            else "the row is not JSON"
+        )
         with pytest.raises(DataError, match=pattern) as caught:
             found.row(number)
         assert caught.value.faults[0].where.startswith(f"{path}, row {number + 1}")
@@ -135,7 +141,9 @@ def test_no_lines(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_list_under_a_key_is_taken_and_said(tmp_path: Path) -> None:
-    text = '{"info": {"data": [{}]}, "names": ["x"], "annot\\u0061tions" : [\n{"id": 1}, {"id": 2}], "more": []}'
+    text = (
+        '{"info": {"data": [{}]}, "names": ["x"], "annot\\u0061tions" : [\n{"id": 1}, {"id": 2}], "more": []}'
+    )
     found = reader_of(tmp_path / "rows.json", text)
     assert all_rows(found) == [{"id": 1}, {"id": 2}]
     assert found.notes == (("guess", f"{tmp_path}/rows.json: its list `annotations` is taken as the rows"),)
@@ -236,7 +244,9 @@ def test_bombs_are_refused_in_little_memory_and_time(tmp_path: Path, name: str) 
         for _ in range(GIGABYTE // WHOLE + 1):
             stream.write(filling * min(WHOLE, GIGABYTE - stream.tell()))
         stream.write(last)
-    done = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=False
+    )
     path.unlink()
     told, _, measured = done.stdout.partition("\n")
     assert what in told, done.stderr

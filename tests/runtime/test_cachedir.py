@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from finesight.runtime import cachedir
-from finesight.runtime.cachedir import NoCache, cache_folder, cache_root, cached, find_entry, forget_entry, publish_entry
+from finesight.runtime.cachedir import (
+    NoCache,
+    cache_folder,
+    cache_root,
+    cached,
+    find_entry,
+    forget_entry,
+    publish_entry,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +129,9 @@ def test_a_cache_that_cannot_be_written(root: Path, tmp_path: Path, monkeypatch:
 def test_older_entries_of_a_source_go(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(6):
         cached("words", f"key {number}", 1, writes("a"), source="one")
-        os.utime(cache_folder("words", f"key {number}") / "entry.json", (time.time(), time.time() - 100 + number))
+        os.utime(
+            cache_folder("words", f"key {number}") / "entry.json", (time.time(), time.time() - 100 + number)
+        )
         cached("words", f"other {number}", 1, writes("a"))
     kept = [number for number in range(6) if find_entry("words", f"key {number}", 1)]
     assert kept == [3, 4, 5]

@@ -75,7 +75,7 @@ class Store:
         except DataError:
             raise
         except Exception as error:  # every file system has errors of its own
-            what = f"the file `{name[:200]}` cannot be read: {_in_words(error)}"
+            what = f"the file `{_shown(name)}` cannot be read: {_in_words(error)}"
             raise DataError(what, where, _MEND) from error
 
 
@@ -84,22 +84,22 @@ def _read_local(
 ) -> tuple[bytes, FileMark]:
     if is_address(name):
         raise DataError(
-            f"`{name[:200]}` is an address", where, "download the file, and give its path below `root`"
+            f"`{_shown(name)}` is an address", where, "download the file, and give its path below `root`"
         )
     root = root.resolve()
     path = (root / name).resolve()
     if not allow_outside and not path.is_relative_to(root):
-        what = f"the path `{name}` leads out of the folder {root}"
+        what = f"the path `{_shown(name)}` leads out of the folder {root}"
         mend = "put the file below it, set `root` of the source, or allow it by `data.allow_outside`"
         raise DataError(what, where, mend)
     if not path.is_file():
-        raise DataError(f"there is no file {path}", where, _MEND)
+        raise DataError(f"there is no file {_shown(str(path))}", where, _MEND)
     # not through a link or into a pipe that took the file's place meanwhile
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb", buffering=0) as stream:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise DataError(f"{path} is not a file", where, _MEND)
+            raise DataError(f"{_shown(str(path))} is not a file", where, _MEND)
         if about.st_size > limit:
             raise _too_large(str(path), where, limit)
         mark = FileMark(name, about.st_size, str(about.st_mtime_ns))
@@ -112,7 +112,7 @@ def _read_remote(
     system, base = _system(root)
     path = _below(base, root, name, allow_outside)
     if path is None:
-        what = f"the path `{name[:200]}` leads out of {root}"
+        what = f"the path `{_shown(name)}` leads out of {root}"
         raise DataError(what, where, "put the file below it, or set `root` of the source")
     about = system.info(path)
     size = about.get("size")
@@ -162,7 +162,7 @@ def _below(base: str, root: str, name: str, allow_outside: bool) -> str | None:
 
 
 def _too_large(name: str, where: str, limit: int) -> DataError:
-    return DataError(f"{name[:200]} is larger than {limit >> 20} MiB", where, "save the file smaller")
+    return DataError(f"{_shown(name)} is larger than {limit >> 20} MiB", where, "save the file smaller")
 
 
 def _system(address: str) -> tuple[Any, str]:
@@ -173,8 +173,13 @@ def _system(address: str) -> tuple[Any, str]:
     return system, str(path)
 
 
+def _shown(name: str) -> str:
+    """A name as a message shows it: the beginning of a long one, and nothing that cannot be printed."""
+    return name[:300].encode("utf-8", "backslashreplace").decode()
+
+
 def _in_words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return _shown(" ".join(str(error).split())) or type(error).__name__
 
 
 @dataclass(frozen=True)

@@ -141,10 +141,9 @@ class CsvScan:
 
 def _sides(change: NDArray[np.bool_], leave: NDArray[np.bool_], inside: bool) -> NDArray[np.bool_]:
     """Whether inside comes after each run, which changes sides, or leaves to the outside, or does nothing."""
-    changes = np.cumsum(change)
+    changes: Offsets = np.cumsum(change)
     if leave.any():
-        since = np.maximum.accumulate(np.where(leave, changes, -inside))
-        changes = changes - since
+        changes = changes - np.maximum.accumulate(np.where(leave, changes, -int(inside)))
     elif inside:
         changes = changes + 1
     sides: NDArray[np.bool_] = changes & 1 == 1
