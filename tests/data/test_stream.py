@@ -19,10 +19,11 @@ from finesight.core.sample import Origin
 from finesight.data.dataset import Policy, transform_of
 from finesight.data.lengths import Limit
 from finesight.data.order import Share
-from finesight.data.samples import RowSource, open_rows
+from finesight.data.samples import RowSource, open_rows, rows_of
 from finesight.data.shuffle import ShuffleBuffer
 from finesight.data.sources import Row
-from finesight.data.stream import Deal, StreamRows, StreamSet
+from finesight.data.stream import Deal, StreamSet
+from finesight.data.stream_rows import StreamRows
 from finesight.data.workers import Workers
 
 
@@ -67,35 +68,11 @@ class Known(Endless):
         return self.count
 
 
-class Fake(RowSource):
-    """Samples without words or pictures: `where` alone is looked at."""
-
-    def sample(self, index: int, pictures: bool = True, *_: Any) -> Any:
-        row = self.reader.row(index)
-        wanted = self.source.where.get("kind")
-        return None if wanted is not None and row["kind"] != wanted else row
-
-
-def stream_rows(reader: Any, kind: type[RowSource] = Fake, **settings: Any) -> StreamRows:
-    """The rows of a reader as a source; nothing but `where` decides about them."""
-    opened = _opened()
-    source = opened.source.model_copy(update={"stream": True, **settings})
-    return StreamRows(kind(**{**vars(opened), "reader": reader, "source": source}))
-
-
-_TABLE: list[RowSource] = []
-
-
-def _opened() -> RowSource:
-    if not _TABLE:
-        import tempfile
-
-        folder = Path(tempfile.mkdtemp())
-        columns = {"image": "image", "question": "question", "answer": "caption"}
-        _TABLE.append(
-            open_rows(csv_source(write_csv(folder / "stream.csv", rows(3)), columns=columns), "stream")
-        )
-    return _TABLE[0]
+def stream_rows(reader: Any, **settings: Any) -> StreamRows:
+    """The rows of a reader as a source of its own."""
+    columns = {"image": "image", "question": "question", "answer": "caption"}
+    source = csv_source(Path("stream.csv"), columns=columns, stream=True, **settings)
+    return StreamRows(rows_of(reader, source, "stream"))
 
 
 ALL = Share()
@@ -105,7 +82,7 @@ def dealt(reader: Any, size: int, batch: int, steps: range, share: Share = ALL, 
     """Step, epoch and row numbers of each step."""
     found = stream_rows(reader, **settings)
     deal = Deal(found, ShuffleBuffer(size, "data", 7), batch, steps, share, lambda step, item: None)
-    return [(step, epoch, [number for number, _ in drawn]) for step, epoch, drawn in deal]
+    return [(step, epoch, [row.number for row in drawn]) for step, epoch, drawn in deal]
 
 
 COUNTS = st.integers(1, 70)
@@ -228,7 +205,7 @@ def test_a_stream_without_rows() -> None:
 
 def stream_set(reader: Any, buffer: int = 5, **settings: Any) -> StreamSet:
     transform = transform_of(Transforms(rotate=20.0, brightness=0.3))
-    found = stream_rows(reader, RowSource, buffer=buffer, **settings)
+    found = stream_rows(reader, buffer=buffer, **settings)
     return StreamSet(found, tiny_ports(), 7, Limit(), transform)
 
 

@@ -1,4 +1,4 @@
-"""Rows that come one after another and never by number: shuffled by a buffer, dealt to steps, read by one process.
+"""A stream as what is learned from: shuffled by a buffer, dealt to steps, read by one process.
 
 What a step holds is a function of (seed, fingerprint, step) alone: neither of the workers that prepare it nor of where
 the run was begun or continued. A pass ends with the stream (its last batch may be smaller), and the next one has
@@ -9,131 +9,23 @@ where `where` chooses among them), without a look at their pictures.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 from finesight.core.batch import Example
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
-from finesight.core.sample import Origin, Sample
+from finesight.core.sample import Origin
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode
 from finesight.data.lengths import Limit, TooLong, without_turns
 from finesight.data.loader import Told, Window, Windows, make_window, released
 from finesight.data.order import Share
-from finesight.data.samples import RowSource
 from finesight.data.shuffle import ShuffleBuffer
-from finesight.data.sources import Reader, Row
+from finesight.data.stream_rows import Numbered, StreamRows
 from finesight.data.transforms import PictureTransform
 from finesight.data.workers import At, Workers, answers
-
-Numbered = tuple[int, Row | DataError]
-"""The number of a row (from 0) and its values, or why it cannot be read."""
-
-
-@runtime_checkable
-class Sequential(Protocol):
-    """What a reader has whose rows come one after another."""
-
-    def iter_rows(self, start: int) -> Iterator[Row | DataError]:
-        """The rows from number `start` on."""
-
-
-def rows_of(reader: Reader, start: int = 0) -> Iterator[Numbered]:
-    """The rows of a reader from number `start` on, one after another."""
-    if isinstance(reader, Sequential):
-        yield from enumerate(reader.iter_rows(start), start)
-        return
-    for index in range(start, len(reader)):
-        try:
-            row: Row | DataError = reader.row(index)
-        except DataError as error:
-            row = error
-        yield index, row
-
-
-class _HeldRows:
-    """A reader of the few rows that are at hand."""
-
-    def __init__(self, reader: Reader, rows: Mapping[int, Row | DataError]) -> None:
-        self._reader, self._rows = reader, rows
-        self.file, self.root, self.columns, self.notes = (
-            reader.file,
-            reader.root,
-            reader.columns,
-            reader.notes,
-        )
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def row(self, index: int, columns: Collection[str] | None = None) -> Row:
-        row = self._rows[index]
-        if isinstance(row, DataError):
-            raise row
-        return row
-
-    def origin(self, index: int) -> Origin:
-        return self._reader.origin(index)
-
-    def identity(self) -> str:
-        return self._reader.identity()
-
-
-@dataclass(frozen=True)
-class StreamRows:
-    """The rows of a source that is a stream."""
-
-    source: RowSource
-
-    @property
-    def length(self) -> int | None:
-        """How many rows `where` and `max_samples` leave; None where nobody knows before the stream has ended."""
-        settings, reader = self.source.source, self.source.reader
-        if settings.where or not isinstance(reader, Sized):
-            return None
-        return len(reader) if settings.max_samples is None else min(len(reader), settings.max_samples)
-
-    @property
-    def numbered(self) -> bool:
-        """Whether the n-th row that is kept is row n of the reader, so that one may begin anywhere."""
-        return not self.source.source.where
-
-    def kept(self, start: int, tell: Callable[[int], object] = int) -> Iterator[Numbered]:
-        """The rows that `where` leaves, no more than `max_samples`, from row `start` of the reader on.
-
-        `tell` is called with the number of each row before it is read.
-        """
-        most = self.source.source.max_samples
-        return itertools.islice(self._wanted(start, tell), None if most is None else max(0, most - start))
-
-    def _wanted(self, start: int, tell: Callable[[int], object]) -> Iterator[Numbered]:
-        tell(start)
-        for number, row in rows_of(self.source.reader, start):
-            tell(number + 1)
-            if self.numbered or self._keeps(number, row):
-                yield number, row
-
-    def _keeps(self, number: int, row: Row | DataError) -> bool:
-        if isinstance(row, DataError):
-            return True
-        try:
-            return self.sample(number, row, pictures=False) is not None
-        except DataError:
-            return True  # told when it is drawn
-
-    def sample(self, number: int, row: Row | DataError, pictures: bool = True) -> Sample | None:
-        """The sample of a row, None where `where` leaves it out; raises DataError where it is bad."""
-        held = _HeldRows(self.source.reader, {number: row})
-        return replace(self.source, reader=held).sample(number, pictures)
-
-    def origin(self, number: int) -> Origin:
-        """Where a row stands."""
-        with suppress(IndexError, KeyError):  # one that is yet to come
-            return self.source.reader.origin(number)
-        return Origin(self.source.reader.file, number + 1)
 
 
 @dataclass(frozen=True)
@@ -152,17 +44,15 @@ class StreamSet:
         known = (self.rows.source.identity(), self.ports.fingerprint, repr(self.limit))
         return hashlib.sha256("\n".join(known).encode()).hexdigest()[:32]
 
-    def example(
-        self, number: int, row: Row | DataError, epoch: int, long: list[tuple[Origin, str]]
-    ) -> Example | None:
+    def example(self, row: Numbered, epoch: int, long: list[tuple[Origin, str]]) -> Example | None:
         """The example of a row, its pictures changed as in this epoch; None where it is too long and left out.
 
         What is done to a row that is too long is added to `long`. Raises DataError where the row is bad.
         """
-        sample = self.rows.sample(number, row)
+        sample = self.rows.sample(row)
         if sample is None:
             what = "the row changed while it was in use"
-            raise DataError(what, str(self.rows.origin(number)), "put it back, and begin again")
+            raise DataError(what, str(row.origin), "put it back, and begin again")
         try:
             text = encode(sample, self.ports, self.limit)
         except TooLong as error:
@@ -212,22 +102,35 @@ class _Flow:
 
     def do(self, task: Task, at: At) -> Window:
         step, epoch, drawn = task
-        rows = dict(drawn)
         long: list[tuple[Origin, str]] = []
+        pad_id = self._stream.ports.pad_id
 
-        def example(number: int) -> Example | None:
-            return self._stream.example(number, rows[number], epoch, long)
+        def example(item: int) -> Example | None:
+            return self._stream.example(drawn[item], epoch, long)
+
+        def at_row(step: int, item: int) -> None:
+            at(step, drawn[item].number if item >= 0 else item)
 
         window = make_window(
-            step, list(rows), example, self, at, self._stream.ports.pad_id, self._micro_batch
+            step, range(len(drawn)), example, _Places(drawn), at_row, pad_id, self._micro_batch
         )
         return replace(window, long=tuple(long))
 
+    def place(self, item: int) -> str:
+        return f"row {item + 1} of {self._stream.rows.source.reader.file}"
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the rows of a step stand."""
+
+    rows: Sequence[Numbered]
+
     def origin(self, item: int) -> Origin:
-        return self._stream.rows.origin(item)
+        return self.rows[item].origin
 
     def place(self, item: int) -> str:
-        return str(self.origin(item))
+        return str(self.rows[item].origin)
 
 
 class _Ended(Exception):
