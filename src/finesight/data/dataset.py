@@ -46,8 +46,9 @@ class ExampleSet:
         name: str = "train",
         means: Means | None = None,
     ) -> None:
+        flip = transform.settings.flip if transform is not None else "none"
         self.samples, self._found = encode_all(
-            samples, ports, policy, limit or Limit(), answering, name, means or Means()
+            samples, ports, policy, limit or Limit(), answering, name, means or Means(), flip
         )
         self.ports, self._limit, self._transform, self._seed = ports, limit or Limit(), transform, seed
         self._bounds = np.concatenate([[0], np.cumsum(self._found["lengths"], dtype=np.int64)])
@@ -135,6 +136,6 @@ def transform_of(settings: Transforms) -> PictureTransform | None:
     """The recipe's picture transforms, or none where all are off."""
     if settings == Transforms():
         return None
-    values = settings.model_dump(exclude={"crop"})  # not built yet
+    values = settings.model_dump()
     scale, hue = values.pop("scale"), values.pop("hue")
     return PictureTransform(TransformSettings(**values, scale=(1 - scale, 1 + scale), hue=hue / 360))

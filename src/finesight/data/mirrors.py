@@ -61,4 +61,4 @@ def _texts(sample: Sample) -> Iterator[str]:
 def _forbidden(flip: Flip) -> re.Pattern[str] | None:
     lists = {"none": (), "horizontal": (SIDES,), "both": (SIDES, HEIGHTS), "all": (SIDES, HEIGHTS, AXES)}
     words = [re.escape(word) for words in lists[flip] for word in words.split()]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE) if words else None
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(words)})(?![^\W_])", re.IGNORECASE) if words else None
