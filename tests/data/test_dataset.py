@@ -332,6 +332,7 @@ def test_recipe_transforms_reach_the_transform() -> None:
         "fill": "white",
         "flip": "all",
         "stretch": 0.75,
+        "crop": 0.9,
     }
     transform = transform_of(Transforms(**values))
     assert transform is not None

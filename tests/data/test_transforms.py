@@ -1,13 +1,16 @@
 """Picture transforms: what each setting does, and that a picture's draws depend on its key alone."""
 
 import multiprocessing
+import time
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from finesight.data.transforms import PictureTransform, TransformSettings, _draws
+from finesight.data.transforms import PictureTransform, TransformSettings, _crop_box, _draws
 
 ALL = TransformSettings(
     rotate=15,
@@ -19,6 +22,7 @@ ALL = TransformSettings(
     contrast=0.2,
     saturation=0.3,
     hue=0.05,
+    crop=0.3,
 )
 KEY = (7, 0, "flags.csv, row 3")
 DRAWS = np.array(_draws(KEY))
@@ -64,7 +68,8 @@ def test_the_source_is_left_alone() -> None:
     before = image.tobytes()
     after = PictureTransform(ALL)(image, KEY)
     assert image.tobytes() == before
-    assert after.size == image.size and after.mode == "RGB"
+    assert after.mode == "RGB"
+    assert PictureTransform(replace(ALL, crop=0.0))(image, KEY).size == image.size
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2), (37, 129), (200, 90)])
@@ -244,6 +249,76 @@ def test_flips_leave_the_other_draws() -> None:
         key = (1, epoch, "a")
         flipped = PictureTransform(TransformSettings(flip="all"))(image, key)
         assert (changed(replace(settings, flip="all"), image, key) == changed(settings, flipped, key)).all()
+
+
+KEYS = st.tuples(st.integers(0, 2**63), st.integers(0, 10**6), st.text())
+SIDE = st.integers(1, 90) | st.sampled_from([1, 2, 20_000])
+
+
+@given(KEYS, SIDE, st.integers(1, 90), st.floats(0, 0.9), st.booleans())
+def test_a_crop_leaves_enough_and_its_shape(
+    key: tuple[int, int, str], width: int, height: int, most: float, turn: bool
+) -> None:
+    if turn:
+        width, height = height, width
+    left, top, right, low = _crop_box(width, height, most, key)
+    assert 0 <= left < right <= width and 0 <= top < low <= height
+    wide, high = right - left, low - top
+    assert wide * high >= (1 - most) * width * height * (1 - 1e-9)
+    # a pixel more either way is the rounding
+    assert (wide - 1) / width <= (high + 1) / height * 4 / 3 and (high - 1) / height <= (wide + 1) / width * 4 / 3
+    assert _crop_box(width, height, most, key) == (left, top, right, low)
+
+
+def test_a_crop_shows_a_part_of_the_picture_anywhere_and_of_all_sizes() -> None:
+    image = picture(200, 300)
+    levels = np.asarray(image)
+    transform = PictureTransform(TransformSettings(crop=0.5))
+    areas, corners, shapes = [], [], []
+    for epoch in range(400):
+        cropped = transform(image, (3, epoch, "a"))
+        left, top, right, low = _crop_box(300, 200, 0.5, (3, epoch, "a"))
+        assert np.array_equal(np.asarray(cropped), levels[top:low, left:right])
+        areas.append(cropped.width * cropped.height / 60_000)
+        corners += [at / room for at, room in ((left, 300 - cropped.width), (top, 200 - cropped.height)) if room > 9]
+        shapes.append(cropped.width / cropped.height / 1.5)
+    assert 0.5 <= min(areas) < 0.52 and 0.98 < max(areas) <= 1
+    assert abs(np.mean(areas) - 0.75) < 0.03  # four times 0.5 / √12 / √400
+    assert abs(np.mean(corners) - 0.5) < 0.05 and min(corners) < 0.05 and max(corners) > 0.95
+    assert 0.74 < min(shapes) < 0.85 and 1.2 < max(shapes) < 1.35
+
+
+def test_a_crop_leaves_the_other_draws() -> None:
+    image = picture(60, 80)
+    settings = TransformSettings(rotate=20, brightness=0.3, flip="both")
+    for epoch in range(8):
+        key = (1, epoch, "a")
+        cropped = PictureTransform(TransformSettings(crop=0.4))(image, key)
+        assert (changed(replace(settings, crop=0.4), image, key) == changed(settings, cropped, key)).all()
+
+
+def test_large_pictures_are_shrunk_to_what_is_enough() -> None:
+    image = picture(500, 810)
+    transform = PictureTransform(TransformSettings(brightness=0.1))
+    assert transform(image, KEY, (100, 100)).size == (102, 100)  # 810 / 8 and 500 / 5, no pixel lost
+    assert transform(image, KEY, (500, 300)).size == (810, 500)
+    assert PictureTransform(TransformSettings())(image, KEY, (811, 501)) is image
+    cropping = PictureTransform(TransformSettings(crop=0.9))
+    for epoch in range(20):  # what a crop leaves is what is shrunk
+        left, top, right, low = _crop_box(810, 500, 0.9, (1, epoch, "a"))
+        wide, high = right - left, low - top
+        seen = cropping(image, (1, epoch, "a"), (100, 100))
+        assert seen.width >= min(wide, 100) and seen.height >= min(high, 100)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
+def test_everything_at_once_on_thin_pictures(size: tuple[int, int]) -> None:
+    strong = TransformSettings(180, (0.25, 4), 1, 30, 0.25, 1, 1, 1, 0.5, 0.75, 0.9, "white", "all")
+    begin = time.process_time()
+    for epoch in range(6):
+        seen = PictureTransform(strong)(Image.new("RGB", size, (10, 200, 255)), (0, epoch, "a"), (64, 64))
+        assert seen.mode == "RGB" and min(seen.size) == 1
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("field", ["fill", "flip"])

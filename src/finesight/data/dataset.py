@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL.Image import Image
+from PIL.Image import Image as PillowImage
 
 from finesight.config.data import Transforms
 from finesight.core.batch import Example
@@ -16,7 +16,8 @@ from finesight.core.sample import Message, Sample
 from finesight.data.encode import encode_prompt
 from finesight.data.encoded import encode_all
 from finesight.data.lengths import Limit, without_turns
-from finesight.data.media import load_picture, resize
+from finesight.data.media import Picture, load_picture, resize
+from finesight.data.mirrors import mirrors_allowed
 from finesight.data.passes import Means
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
@@ -45,8 +46,9 @@ class ExampleSet:
         name: str = "train",
         means: Means | None = None,
     ) -> None:
+        flip = transform.settings.flip if transform is not None else "none"
         self.samples, self._found = encode_all(
-            samples, ports, policy, limit or Limit(), answering, name, means or Means()
+            samples, ports, policy, limit or Limit(), answering, name, means or Means(), flip
         )
         self.ports, self._limit, self._transform, self._seed = ports, limit or Limit(), transform, seed
         self._bounds = np.concatenate([[0], np.cumsum(self._found["lengths"], dtype=np.int64)])
@@ -121,24 +123,19 @@ def prepare_pictures(
     prepared = []
     for number, image in enumerate(sample.images):
         assert port is not None  # encode refuses pictures for a model that takes none
-        picture = load_picture(image.data, where=str(sample.origin)).image
+        picture: Picture | PillowImage = load_picture(image.data, where=str(sample.origin))
         if transform is not None:
-            picture = _nearer(picture, 2 * port.width, 2 * port.height)
-            picture = transform(picture, (seed, epoch, f"{sample.id}/{number}" if number else sample.id))
+            key = seed, epoch, f"{sample.id}/{number}" if number else sample.id
+            enough = 2 * port.width, 2 * port.height
+            picture = transform(picture.image, key, enough, mirrors_allowed(sample, transform.settings.flip))
         prepared.append(resize(picture, port.height, port.width, port.resample))
     return tuple(prepared)
-
-
-def _nearer(picture: Image, width: int, height: int) -> Image:
-    """A large picture shrunk by whole factors to no less than `width` × `height`, so that transforms cost little."""
-    factors = max(1, picture.width // width), max(1, picture.height // height)
-    return picture if factors == (1, 1) else picture.reduce(factors)
 
 
 def transform_of(settings: Transforms) -> PictureTransform | None:
     """The recipe's picture transforms, or none where all are off."""
     if settings == Transforms():
         return None
-    values = settings.model_dump(exclude={"crop"})  # not built yet
+    values = settings.model_dump()
     scale, hue = values.pop("scale"), values.pop("hue")
     return PictureTransform(TransformSettings(**values, scale=(1 - scale, 1 + scale), hue=hue / 360))

@@ -17,7 +17,8 @@ from finesight.core.ports import Ports
 from finesight.data.cache import Arrays, key_of
 from finesight.data.check import error_of, fault_of
 from finesight.data.encode import EncodedText, encode
-from finesight.data.lengths import Limit, TooLong
+from finesight.data.lengths import Limit, TooLong, without_turns
+from finesight.data.mirrors import Flip, mirrors_allowed
 from finesight.data.passes import Means, Pass, Piece
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
@@ -36,15 +37,18 @@ class _Encode:
     ports: Ports
     limit: Limit
     answering: bool
+    flip: Flip
 
     def __call__(self, rows: range) -> Piece:
         texts: list[EncodedText] = []
         kept: list[int] = []
+        unmirrored: list[bool] = []
         events: list[Sequence[Any]] = []
         for index in rows:
             origin = self.samples.origin(index)
             try:
-                text = encode(self.samples.words(index), self.ports, self.limit, self.answering)
+                words = self.samples.words(index)
+                text = encode(words, self.ports, self.limit, self.answering)
             except DataError as error:
                 if isinstance(error, TooLong) and self.limit.on_long == "skip":
                     events.append(
@@ -58,7 +62,9 @@ class _Encode:
                 events.append(["long", index, origin.file, origin.row, text.note, how])
             texts.append(text)
             kept.append(index)
-        return Piece(rows.start, rows.stop, _columns(kept, texts), events)
+            unmirrored.append(not mirrors_allowed(without_turns(words, text.dropped), self.flip))
+        columns = {**_columns(kept, texts), "unmirrored": np.array(unmirrored, dtype=np.bool_)}
+        return Piece(rows.start, rows.stop, columns, events)
 
 
 def _columns(kept: Sequence[int], texts: Sequence[EncodedText]) -> dict[str, np.ndarray]:
@@ -74,16 +80,24 @@ def _columns(kept: Sequence[int], texts: Sequence[EncodedText]) -> dict[str, np.
 
 
 def encode_all(
-    samples: SampleSet, ports: Ports, policy: Policy, limit: Limit, answering: bool, name: str, means: Means
+    samples: SampleSet,
+    ports: Ports,
+    policy: Policy,
+    limit: Limit,
+    answering: bool,
+    name: str,
+    means: Means,
+    flip: Flip = "none",
 ) -> tuple[SampleSet, Arrays]:
     """The samples that can be used, and by sample (N,) the `lengths` of its tokens, how many of them are `supervised`,
-    and how many turns were `dropped`; `tokens` and `targets` (T,) are those of one sample after another.
+    how many turns were `dropped`, and whether its words keep its pictures `unmirrored` where mirrors are asked for
+    (`flip`); `tokens` and `targets` (T,) are those of one sample after another.
 
     Faults go to the policy, which may raise. `name` is what messages call the set. Raises DataError where no sample
     is left.
     """
-    task = _Encode(samples, ports, limit, answering)
-    key = key_of(samples.fingerprint, ports.fingerprint, limit, answering)
+    task = _Encode(samples, ports, limit, answering, flip)
+    key = key_of(samples.fingerprint, ports.fingerprint, limit, answering, flip)
     source = f"{samples.row(0)[0].reader.file} {name}"
     if means.jobs and len(samples) > _MANY and not _can_be_sent(ports):
         means.notices.add("fallback", "this tokenizer cannot be sent to other processes: encoded in one")
@@ -101,6 +115,9 @@ def encode_all(
         found = encoding.finish()
     for how, count in cut.items():
         means.notices.add("long", f"{name}: samples that are too long {how} (`data.on_long`)", count)
+    if left := int(np.count_nonzero(found["unmirrored"])):
+        what = "samples whose words speak of sides, directions, clocks or writing are not mirrored"
+        means.notices.add("unmirrored", f"{name}: {what}", left)
     kept = np.asarray(found["kept"])
     if not len(kept):
         where = samples.row(0)[0].reader.file

@@ -9,7 +9,8 @@
 5. transparency composited over white;
 6. EXIF orientation (the tag alone, as browsers read it; not what XMP says).
 
-CMYK JPEGs are taken as inverted, with or without an Adobe marker, as browsers and Pillow take them.
+Plain JPEGs are decoded by `simplejpeg` where it is there (`media_jpeg`), everything else by Pillow; the pixels are
+the same. CMYK JPEGs are taken as inverted, with or without an Adobe marker, as browsers and Pillow take them.
 Nothing global is changed, and nothing shared but a cache of colour transforms: threads may load at once.
 """
 
@@ -19,6 +20,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from typing import Final
 
@@ -37,6 +39,7 @@ from PIL import (
 
 from finesight.core.errors import DataError
 from finesight.core.ports import Resample
+from finesight.data import media_jpeg
 from finesight.data.media_colour import to_srgb
 from finesight.data.media_guard import Kind, PictureLimits, Refusal, inspect
 
@@ -64,9 +67,9 @@ _TURNS: Final = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture: `image` has mode RGB, 8 bits a channel, sRGB, upright, opaque, and no metadata.
+    """A decoded picture of 8 bits a channel, sRGB, upright and opaque; ask for its `image` or for its `pixels`.
 
     `frames` counts the frames of the file; 2 stands for two or more in GIF and TIFF, not read to the end.
     `notes` tells what was done beyond plain decoding, in this order: `first_frame`, `levels` (scaled from
@@ -74,9 +77,26 @@ class Picture:
     colour), `transparency` (put on white), `orientation` (turned upright as EXIF says).
     """
 
-    image: Image.Image
+    decoded: Image.Image | NDArray[np.uint8]
     frames: int = 1
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The picture for Pillow: mode RGB, no metadata."""
+        return self.decoded if isinstance(self.decoded, Image.Image) else Image.fromarray(self.decoded)
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture for numpy and torch: (height, width, 3), contiguous."""
+        return np.array(self.decoded) if isinstance(self.decoded, Image.Image) else self.decoded
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        if isinstance(self.decoded, Image.Image):
+            return self.decoded.size
+        return self.decoded.shape[1], self.decoded.shape[0]
 
 
 def load_picture(data: bytes, where: str, limits: PictureLimits = DEFAULT_LIMITS) -> Picture:
@@ -97,6 +117,14 @@ def load_picture(data: bytes, where: str, limits: PictureLimits = DEFAULT_LIMITS
 
 def _load(data: bytes, limits: PictureLimits) -> Picture:
     header = inspect(data, limits)
+    if header.kind == "JPEG" and (head := media_jpeg.head_of(data)):
+        limits.check(head.width, head.height)
+        pixels = media_jpeg.decode(data, head)
+        if pixels is not None:
+            turn = _TURNS.get(_exif_orientation(head.exif))
+            if turn is None:
+                return Picture(pixels)
+            return Picture(Image.fromarray(pixels).transpose(turn), notes=("orientation",))
     # Not Image.open, which warns of large pictures before we could refuse them.
     image = _READERS[header.kind](BytesIO(header.data))
     limits.check(*image.size)
@@ -135,7 +163,10 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         value = image.tag_v2.get(_ORIENTATION_TAG, 1)
         return value if isinstance(value, int) else 1
-    exif: bytes = image.info.get("exif") or b""
+    return _exif_orientation(image.info.get("exif") or b"")
+
+
+def _exif_orientation(exif: bytes) -> int:
     exif = exif.removeprefix(b"Exif\0\0")
     order = "<" if exif.startswith(b"II") else ">"
     try:
@@ -188,10 +219,37 @@ _ENCODE_AGAIN = "encode the picture file's bytes as base64 again, or check that 
 _BYTES_AS_TEXT = "the cell holds Python's notation of bytes: write b64encode(data).decode('ascii') instead"
 
 
-def resize(image: Image.Image, height: int, width: int, resample: Resample) -> NDArray[np.uint8]:
+_SMALL: Final = 64 * 64
+"""Pixels up to which Pillow resizes as fast as torch, whose calls cost more than its work on so few."""
+
+
+def resize(picture: Picture | Image.Image, height: int, width: int, resample: Resample) -> NDArray[np.uint8]:
     """The picture squashed to `height` × `width` pixels: uint8, (3, height, width).
 
-    Pillow's filters, widened where the picture shrinks, so equal to the PIL processors of `transformers`.
+    Filters as wide as the picture shrinks, as in the PIL processors of `transformers`: equal to them for small
+    pictures, `nearest` and `lanczos`, which Pillow resizes; within one level of them, on photographs, for others, which
+    torch resizes.
     """
+    across, down = picture.size
+    if across * down > _SMALL and resample in ("bicubic", "bilinear"):
+        pixels = picture.pixels if isinstance(picture, Picture) else np.array(picture)
+        return _resized_by_torch(pixels, height, width, resample)
+    image = picture.image if isinstance(picture, Picture) else picture
     small = image.resize((width, height), _FILTERS[resample])
     return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+
+
+def _resized_by_torch(pixels: NDArray[np.uint8], height: int, width: int, resample: str) -> NDArray[np.uint8]:
+    import torch  # not above: whoever only decodes pictures does not wait for it
+    from torch.nn.functional import interpolate
+
+    down, across, _ = pixels.shape
+    # channels last, for which torch has its fastest kernel
+    levels = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+    sizes = [(height, width)]
+    if down > height and down - height > 2 * (across - width):
+        # Pillow 13 then squeezes the height first. Levels are clipped between the two, so the order can be seen.
+        sizes.insert(0, (height, across))
+    for size in sizes:
+        levels = interpolate(levels, size, mode=resample, antialias=True, align_corners=False)
+    return np.ascontiguousarray(levels[0].numpy())

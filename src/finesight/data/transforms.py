@@ -1,4 +1,4 @@
-"""Small random changes of training pictures: flips, one geometric warp, one colour matrix.
+"""Small random changes of training pictures: a crop, flips, one geometric warp, one colour matrix.
 
 A transform is a pure function of (seed, epoch, sample id): which worker, rank, process or order asks does not
 matter. Each change has draws of its own, so that switching one on or off leaves the others as they were.
@@ -7,7 +7,7 @@ Geometry: an output pixel takes its colour from one place of the source, found b
 the centre plus the wave, and read bilinearly. What comes from outside repeats the nearest edge pixel: flags
 and photographs go on as they end, and there is no border colour for the model to learn. Or it is white, for
 things drawn on white. Bilinear reading skips pixels where the picture shrinks to less than half, and time and
-memory grow with the source (8 bytes a pixel, twice): transform pictures that are already near the model's size.
+memory grow with the source (8 bytes a pixel, twice): say which size is enough, and larger pictures are shrunk first.
 
 H and W are height and width in pixels.
 """
@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from finesight.data.mirrors import Flip
+
 Fill = Literal["edge", "white"]
-Flip = Literal["none", "horizontal", "both", "all"]
 
 Key = tuple[int, int, str]
 """(seed, epoch, sample id). A sample with several pictures adds the picture's number to its id."""
@@ -55,6 +56,8 @@ class TransformSettings:
     periods across the picture. brightness, contrast, saturation: share around 1 of a factor, 0 to 1.
     hue: share of a full turn, 0 to 0.5.
     stretch: share around 1 of a factor of the height alone, 0 to 0.75.
+    crop: share of the area that is cut away at most, 0 to 0.9; what stays is at most a third wider or higher for its
+    size than the picture was.
 
     fill: what comes from outside the picture in the warp, its nearest edge pixel or white. flip: which mirrors
     are made, each with probability ½: left and right; also top and bottom; or `all`, which also swaps the axes
@@ -71,11 +74,12 @@ class TransformSettings:
     saturation: float = 0.0
     hue: float = 0.0
     stretch: float = 0.0
+    crop: float = 0.0
     fill: Fill = "edge"
     flip: Flip = "none"
 
     def __post_init__(self) -> None:
-        highest = {"rotate": 180, "shear": 30, "wave": 0.25, "hue": 0.5, "stretch": 0.75}
+        highest = {"rotate": 180, "shear": 30, "wave": 0.25, "hue": 0.5, "stretch": 0.75, "crop": 0.9}
         words = {"fill": get_args(Fill), "flip": get_args(Flip)}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -94,7 +98,7 @@ class TransformSettings:
 class PictureTransform:
     """A random change of a mode RGB picture: `transform(image, (seed, epoch, id))`.
 
-    The result has the picture's size, or for `flip: all` that size with the sides swapped.
+    The result has the size of the picture, of what a crop leaves of it, or for `flip: all` that with the sides swapped.
     """
 
     settings: TransformSettings
@@ -109,9 +113,19 @@ class PictureTransform:
         s = self.settings
         return bool(s.brightness or s.contrast or s.saturation or s.hue)
 
-    def __call__(self, image: Image.Image, key: Key) -> Image.Image:
-        """The changed picture; the very same object where the settings change nothing."""
-        if self.settings.flip != "none":
+    def __call__(
+        self, image: Image.Image, key: Key, enough: tuple[int, int] | None = None, mirror: bool = True
+    ) -> Image.Image:
+        """The changed picture; the very same object where nothing is changed.
+
+        Where width and height are several times `enough`, the picture is first shrunk by whole factors, to no less.
+        Without `mirror` there is no flip (`mirrors.mirrors_allowed`), and all else is as it would be.
+        """
+        if self.settings.crop:
+            image = image.crop(_crop_box(*image.size, self.settings.crop, key))
+        if enough is not None:
+            image = _nearer(image, *enough)
+        if mirror and self.settings.flip != "none":
             image = _flip(image, self.settings.flip, key)
         if not self._warps and not self._colours:
             return image
@@ -140,6 +154,26 @@ def _stretch_draw(key: Key) -> float:
     """A number, uniform in [−1, 1), beside the sixteen."""
     word = int.from_bytes(blake2b(_bytes(key), digest_size=4, person=b"stretch").digest(), "little")
     return word / 2**31 - 1
+
+
+def _crop_box(width: int, height: int, most: float, key: Key) -> tuple[int, int, int, int]:
+    """Left, top, right and lower side of what a crop leaves: at least 1 − `most` of the area, anywhere."""
+    draws = struct.unpack("<4I", blake2b(_bytes(key), digest_size=16, person=b"crop").digest())
+    area, lean, x, y = (draw / 2**32 for draw in draws)
+    kept = 1 - most * area
+    across = min(1.0, math.sqrt(kept * (4 / 3) ** (2 * lean - 1)))
+    down = kept / across
+    if down > 1:
+        across, down = kept, 1.0
+    wide, high = min(width, math.ceil(across * width)), min(height, math.ceil(down * height))
+    left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
+    return left, top, left + wide, top + high
+
+
+def _nearer(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """A large picture shrunk by whole factors to no less than `width` × `height`."""
+    factors = max(1, picture.width // width), max(1, picture.height // height)
+    return picture if factors == (1, 1) else picture.reduce(factors)
 
 
 def _flip(image: Image.Image, flip: Flip, key: Key) -> Image.Image:
