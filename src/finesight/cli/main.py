@@ -15,7 +15,7 @@ from finesight.core.errors import FinesightError, Interrupted
 
 COMMANDS = {
     "train": "Train a model as a recipe says, evaluate it and write a report.",
-    "inspect": "Show what the model will see, and everything that is wrong with the data.",
+    "inspect": "Show what the model will see, and every row that is wrong.",
     "evaluate": "Measure a model, or score a table of predictions.",
     "generate": "Answer a question about pictures.",
     "report": "Rebuild the HTML report of a run.",

@@ -213,7 +213,7 @@ def read_samples(
     seen, begin = Seen(), 0
     means = Means(checking.jobs, checking.timeout, tick or (lambda rows: None), notices)
     for number, source in enumerate(listed):
-        opened.append(open_rows(source, name_of(source, number, len(listed)), checking.access))
+        opened.append(open_rows(source, source_name(source, number, len(listed)), checking.access))
         for column, split in checking.marks:
             _check_column(opened[-1], column, split)
         for kind, text in opened[-1].said:
@@ -247,7 +247,7 @@ def _nothing_left(opened: RowSource, bad: int, purpose: str, policy: Policy) -> 
     return DataError(what, opened.reader.file, "check this source: its file, its columns and its `where`")
 
 
-def name_of(source: Source, number: int, sources: int) -> str:
+def source_name(source: Source, number: int, sources: int) -> str:
     """Prefix of row-number ids: the file's stem, with the source's number where there are several."""
     stem = re.split(r"[/:]", source.path.rstrip("/"))[-1].split(".")[0] or "row"
     return stem if sources == 1 else f"{stem}-{number + 1}"

@@ -4,7 +4,6 @@ What is found is kept as columns, never as an object a row. A row that cannot be
 them are listed. N samples, P pictures in the order of their samples.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
+from finesight.data.check import hashed
 from finesight.data.encode import encode, sample_digest
 from finesight.data.lengths import Limit, TooLong
 from finesight.data.media import load_picture
@@ -127,7 +127,8 @@ class LookAtRows:
         bad: list[Bad] = []
         notes: Counts = Counter()
         for at in part:
-            row, counts = int(self.rows[at]), Counter()
+            row = int(self.rows[at])
+            counts: Counts = Counter()
             try:
                 sample = self.opened.sample(row, counts=counts)
                 if sample is None:
@@ -153,13 +154,7 @@ def _append(columns: Mapping[str, list[Any]], names: Iterable[str], values: Iter
 def _hashes(sample: Sample) -> tuple[int, int, int]:
     """Of its id, its group and all that it holds."""
     digest = int.from_bytes(sample_digest(sample)[:8], "little")
-    return name_hash(sample.id), name_hash(sample.group or sample.id), digest
-
-
-def name_hash(text: str) -> int:
-    """A name as 64 bits."""
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return hashed(sample.id), hashed(sample.group or sample.id), digest
 
 
 def look(sample: Sample, opened: RowSource) -> list[tuple[tuple[str, ...], tuple[int, int, int, int]]]:
@@ -254,7 +249,7 @@ class MeasureSamples:
             if encoded.note:
                 note = DataError(encoded.note, "", "")
                 long.append(replace(bad_row(opened, number, row, note), wished=True))
-        return Measured(*counts, bad=tuple(bad), long=tuple(long))
+        return Measured(counts[0], counts[1], tuple(bad), tuple(long))
 
 
 def measured(parts: Iterable[Measured]) -> Measured:

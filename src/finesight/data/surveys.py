@@ -9,10 +9,11 @@ from finesight.config.data import ByColumn, Data, Split
 from finesight.core.errors import DataError, Fault
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
+from finesight.data.check import hashed
 from finesight.data.lengths import Limit
 from finesight.data.parallel import over_rows
 from finesight.data.samples import Access, RowSource, open_rows
-from finesight.data.sets import name_of
+from finesight.data.sets import source_name
 from finesight.data.shapes.values import has_column
 from finesight.data.splits import split_groups
 from finesight.data.survey import (
@@ -23,7 +24,6 @@ from finesight.data.survey import (
     Survey,
     joined,
     measured,
-    name_hash,
     spread,
     without_repeated_names,
 )
@@ -34,7 +34,7 @@ Watch = Callable[[str, int], Callable[[int], object]]
 
 
 @dataclass(frozen=True)
-class Part:
+class Surveyed:
     """One split: its sources, its samples, the rows that cannot be used, and the `long` ones that were made to fit.
 
     `of` counts the rows of its own sources, `read` those that were read and `left_out` those among them that `where`
@@ -73,7 +73,7 @@ class Part:
         for index in range(len(self)):
             yield from (turn.text for turn in self.sample(index, pictures=False).messages)
 
-    def taken(self, mask: np.ndarray) -> "Part":
+    def taken(self, mask: np.ndarray) -> "Surveyed":
         """The part with some of its samples (N,) alone."""
         left = self.survey.take(mask)
         return replace(self, survey=replace(left, notes=self.survey.notes))
@@ -81,7 +81,7 @@ class Part:
 
 def survey_splits(
     data: Data, seed: int, notices: Notices, rows: int | None, jobs: int, watch: Watch
-) -> dict[str, Part]:
+) -> dict[str, Surveyed]:
     """The splits that a recipe has, every row of theirs looked at; or `rows` of each source, evenly spread.
 
     A split of the training data is dealt as training does; with `rows`, among those that were read. Raises DataError
@@ -99,7 +99,7 @@ def survey_splits(
         if isinstance(asked, Split) and whole:
             train = parts["train"]
             taken = _dealt(asked, train, whole, seed, purpose)
-            parts[purpose] = Part(train.sources, train.survey.take(taken))
+            parts[purpose] = Surveyed(train.sources, train.survey.take(taken))
             parts["train"] = train.taken(~taken)
     return {purpose: parts[purpose] for purpose in ("train", "val", "test") if purpose in parts}
 
@@ -115,7 +115,7 @@ def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
         listed, opened = asked if isinstance(asked, tuple) else (asked,), []
         for number, source in enumerate(listed):
             try:
-                opened.append(open_rows(source, name_of(source, number, len(listed)), access))
+                opened.append(open_rows(source, source_name(source, number, len(listed)), access))
             except DataError as error:
                 faults += [fault for fault in error.faults if fault not in faults]
                 continue
@@ -127,7 +127,9 @@ def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
     return found
 
 
-def _part(sources: tuple[RowSource, ...], purpose: str, rows: int | None, jobs: int, watch: Watch) -> Part:
+def _part(
+    sources: tuple[RowSource, ...], purpose: str, rows: int | None, jobs: int, watch: Watch
+) -> Surveyed:
     chosen = [spread(len(opened.reader), rows) for opened in sources]
     total = sum(map(len, chosen))
     tick, before, looked = watch(f"look at {purpose}", total), 0, []
@@ -147,7 +149,7 @@ def _part(sources: tuple[RowSource, ...], purpose: str, rows: int | None, jobs: 
     survey = replace(survey.take(kept), notes=survey.notes)
     of = sum(len(opened.reader) for opened in sources)
     left_out = read - len(survey) - len(bad)
-    return Part(sources, survey, tuple(bad), read=read, of=of, left_out=left_out)
+    return Surveyed(sources, survey, tuple(bad), read=read, of=of, left_out=left_out)
 
 
 def _look_at(
@@ -176,7 +178,7 @@ def _look_at(
     return joined(parts)
 
 
-def _dealt(split: Split, train: Part, whole: int, seed: int, purpose: str) -> np.ndarray:
+def _dealt(split: Split, train: Surveyed, whole: int, seed: int, purpose: str) -> np.ndarray:
     """Mask over the training samples of those that this split takes out, as training does."""
     if isinstance(split.split, ByColumn):
         values = set(split.split.values)
@@ -185,11 +187,11 @@ def _dealt(split: Split, train: Part, whole: int, seed: int, purpose: str) -> np
     if split.group is not None:
         texts = _column(train, split.group, purpose)
         named = zip(texts, train.survey.name.tolist(), strict=True)
-        groups = np.array([name_hash(text) if text else name for text, name in named], dtype=np.uint64)
+        groups = np.array([hashed(text) if text else name for text, name in named], dtype=np.uint64)
     return split_groups(groups, split.split * whole / len(train), seed, purpose)
 
 
-def _column(part: Part, column: str, purpose: str) -> Iterator[str]:
+def _column(part: Surveyed, column: str, purpose: str) -> Iterator[str]:
     """The text of one column, of each sample."""
     for source in part.sources:
         if not has_column(source.reader.columns, column):
@@ -202,8 +204,8 @@ def _column(part: Part, column: str, purpose: str) -> Iterator[str]:
 
 
 def measure(
-    parts: Mapping[str, Part], ports: Ports, limit: Limit, jobs: int, watch: Watch
-) -> dict[str, Part]:
+    parts: Mapping[str, Surveyed], ports: Ports, limit: Limit, jobs: int, watch: Watch
+) -> dict[str, Surveyed]:
     """The same splits with the tokens of their samples; those that cannot be encoded are bad rows now."""
     found = {}
     for purpose, part in parts.items():
@@ -211,7 +213,9 @@ def measure(
     return found
 
 
-def _measured(part: Part, ports: Ports, limit: Limit, jobs: int, tick: Callable[[int], object]) -> Part:
+def _measured(
+    part: Surveyed, ports: Ports, limit: Limit, jobs: int, tick: Callable[[int], object]
+) -> Surveyed:
     survey = part.survey
     task = MeasureSamples(part.sources, survey.source, survey.row, ports, limit)
     results: Sequence[Measured] = list(
@@ -229,6 +233,6 @@ def _measured(part: Part, ports: Ports, limit: Limit, jobs: int, tick: Callable[
     )
 
 
-def _place(part: Part, index: int) -> str:
+def _place(part: Surveyed, index: int) -> str:
     source, row = part.opened(index)
     return str(source.reader.origin(row))

@@ -13,7 +13,7 @@ from finesight.core.rundir import RunDirectory
 from finesight.core.view import View
 from finesight.data.leaks import Twice, find_twice
 from finesight.data.parallel import cores
-from finesight.data.surveys import Part, Watch, measure, survey_splits
+from finesight.data.surveys import Surveyed, Watch, measure, survey_splits
 from finesight.reports.samples import render
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.notices import Notices
@@ -133,7 +133,7 @@ def _may_write(out: Path | None, tensors: Path | None) -> None:
 
 
 def _fed(
-    recipe: Recipe, parts: Mapping[str, Part], asked: Sequence[Place], ports: Ports, file: Path
+    recipe: Recipe, parts: Mapping[str, Surveyed], asked: Sequence[Place], ports: Ports, file: Path
 ) -> tables.Fed:
     """What the model is fed of the samples that were asked for, written to a file."""
     table = tables.fed(examples_of(recipe, parts, asked, ports), ports)
@@ -145,7 +145,7 @@ def _write(
     out: Path,
     summary: Mapping[str, Any],
     views: Sequence[View],
-    parts: Mapping[str, Part],
+    parts: Mapping[str, Surveyed],
     twice: Sequence[Twice],
 ) -> dict[str, str]:
     files = {

@@ -11,13 +11,14 @@ from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.core.view import View
+from finesight.data.check import hashed
 from finesight.data.dataset import prepare_pictures, transform_of
 from finesight.data.encode import encode
 from finesight.data.leaks import Twice
 from finesight.data.lengths import Limit, without_turns
 from finesight.data.order import generator
-from finesight.data.survey import Bad, name_hash
-from finesight.data.surveys import Part
+from finesight.data.survey import Bad
+from finesight.data.surveys import Surveyed
 from finesight.data.views import faulty, view
 from finesight.workflows.summary import kind_of, origin
 
@@ -33,7 +34,7 @@ Place = tuple[str, int]
 
 
 def asked_for(
-    parts: Mapping[str, Part],
+    parts: Mapping[str, Surveyed],
     samples: Sequence[int],
     ids: Sequence[str],
     split: str | None,
@@ -52,17 +53,17 @@ def asked_for(
     return list(dict.fromkeys(found))
 
 
-def _numbered(part: Part, name: str, number: int) -> int:
+def _numbered(part: Surveyed, name: str, number: int) -> int:
     if not 1 <= number <= len(part):
         what = f"`{name}` has no sample {number}"
         raise DataError(what, "--sample", f"its samples have the numbers 1 to {len(part):,}")
     return number - 1
 
 
-def _named(parts: Mapping[str, Part], wanted: str, split: str | None) -> Place:
+def _named(parts: Mapping[str, Surveyed], wanted: str, split: str | None) -> Place:
     for name, part in parts.items():
         if split in (None, name):
-            at = np.flatnonzero(part.survey.name == name_hash(wanted))
+            at = np.flatnonzero(part.survey.name == hashed(wanted))
             if len(at):
                 return name, int(at[0])
     where = f"`{split}`" if split else "any split"
@@ -70,7 +71,7 @@ def _named(parts: Mapping[str, Part], wanted: str, split: str | None) -> Place:
 
 
 def for_page(
-    parts: Mapping[str, Part], twice: Sequence[Twice], asked: Sequence[Place], pictures: int, seed: int
+    parts: Mapping[str, Surveyed], twice: Sequence[Twice], asked: Sequence[Place], pictures: int, seed: int
 ) -> list[Place]:
     """What a page shows with so many pictures: what was asked for, what comes twice, extremes, then any others.
 
@@ -89,7 +90,7 @@ def for_page(
     return sorted(chosen, key=lambda place: (order.index(place[0]), place[1]))
 
 
-def _taking_turns(parts: Mapping[str, Part], twice: Sequence[Twice], seed: int) -> Iterator[Place]:
+def _taking_turns(parts: Mapping[str, Surveyed], twice: Sequence[Twice], seed: int) -> Iterator[Place]:
     queues = [iter(_in_order(name, part, twice, seed)) for name, part in parts.items()]
     while queues:
         for queue in list(queues):
@@ -100,7 +101,7 @@ def _taking_turns(parts: Mapping[str, Part], twice: Sequence[Twice], seed: int) 
                 yield place
 
 
-def _in_order(name: str, part: Part, twice: Sequence[Twice], seed: int) -> list[Place]:
+def _in_order(name: str, part: Surveyed, twice: Sequence[Twice], seed: int) -> list[Place]:
     """Samples of a split, the most telling ones first."""
     again = [found.samples[:_EXTREMES] for found in twice if found.one == name]
     partners = [found.partners[:_EXTREMES] for found in twice if found.other == name]
@@ -116,7 +117,7 @@ def _in_order(name: str, part: Part, twice: Sequence[Twice], seed: int) -> list[
 
 def views_of(
     recipe: Recipe,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, Surveyed],
     places: Sequence[Place],
     ports: Ports,
     twice: Sequence[Twice] = (),
@@ -136,7 +137,9 @@ def views_of(
     return found
 
 
-def _alike(parts: Mapping[str, Part], twice: Sequence[Twice], places: set[Place]) -> dict[Place, list[str]]:
+def _alike(
+    parts: Mapping[str, Surveyed], twice: Sequence[Twice], places: set[Place]
+) -> dict[Place, list[str]]:
     """What the samples come twice with, in words."""
     found: dict[Place, list[str]] = {}
     for each in twice:
@@ -153,7 +156,7 @@ def _alike(parts: Mapping[str, Part], twice: Sequence[Twice], places: set[Place]
     return found
 
 
-def faulty_views(parts: Mapping[str, Part]) -> list[View]:
+def faulty_views(parts: Mapping[str, Surveyed]) -> list[View]:
     """The first faulty rows, with their words where they can be read."""
     found: dict[tuple[str, int], View] = {}
     for name, part in parts.items():
@@ -166,7 +169,7 @@ def faulty_views(parts: Mapping[str, Part]) -> list[View]:
 
 
 def examples_of(
-    recipe: Recipe, parts: Mapping[str, Part], places: Sequence[Place], ports: Ports
+    recipe: Recipe, parts: Mapping[str, Surveyed], places: Sequence[Place], ports: Ports
 ) -> list[Example]:
     """The samples as the first epoch's batch has them."""
     transform = None if recipe.train.overfit else transform_of(recipe.data.transforms)
@@ -186,7 +189,7 @@ def limit_of(recipe: Recipe) -> Limit:
     return Limit(recipe.data.on_long, recipe.data.max_tokens)
 
 
-def _words(part: Part, bad: Bad) -> Sample | None:
+def _words(part: Surveyed, bad: Bad) -> Sample | None:
     try:
         return part.sources[bad.source].sample(bad.row, pictures=False)
     except DataError:

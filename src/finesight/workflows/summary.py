@@ -12,7 +12,7 @@ from finesight.core.rundir import FORMAT
 from finesight.data.distributions import picture_figures, token_figures
 from finesight.data.leaks import Twice
 from finesight.data.survey import Bad, joined
-from finesight.data.surveys import Part
+from finesight.data.surveys import Surveyed
 
 FAULT_COLUMNS = ("file", "row", "column", "reason")
 TWICE_COLUMNS = ("kind", "split", "file", "row", "other_split", "other_file", "other_row")
@@ -25,7 +25,9 @@ _OWN = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"|(?<![\w.])/\S+|\d[\d,.]*")
 """What belongs to one row alone in the reason of a fault: quoted text, paths and numbers."""
 
 
-def summarise(name: str, parts: Mapping[str, Part], twice: Sequence[Twice], context: int) -> dict[str, Any]:
+def summarise(
+    name: str, parts: Mapping[str, Surveyed], twice: Sequence[Twice], context: int
+) -> dict[str, Any]:
     """What `summary.json` holds but the policy and the notices.
 
     `rows` are those that the recipe wants, `left_out` those that it does not: in the whole as in each split, rows are
@@ -54,25 +56,25 @@ def summarise(name: str, parts: Mapping[str, Part], twice: Sequence[Twice], cont
     }
 
 
-def _split(part: Part) -> dict[str, Any]:
+def _split(part: Surveyed) -> dict[str, Any]:
     faults = len(fault_rows([part]))
     counts = {"rows": len(part) + faults, "samples": len(part), "faults": faults}
     return counts | {"shortened": len(part.long), "left_out": part.left_out} | _figures([part])
 
 
-def _figures(parts: Sequence[Part]) -> dict[str, Any]:
+def _figures(parts: Sequence[Surveyed]) -> dict[str, Any]:
     tokens = np.concatenate([part.tokens for part in parts])
     supervised = np.concatenate([part.supervised for part in parts])
     survey = parts[0].survey if len(parts) == 1 else joined(part.survey for part in parts)
     return {**token_figures(tokens, supervised), "pictures": picture_figures(survey)}
 
 
-def fault_rows(parts: Iterable[Part]) -> list[FaultRow]:
+def fault_rows(parts: Iterable[Surveyed]) -> list[FaultRow]:
     """Lines of `faults.csv`: every row that cannot be used, once."""
     return _lines(bad for part in parts for bad in part.bad)
 
 
-def long_rows(parts: Iterable[Part]) -> list[FaultRow]:
+def long_rows(parts: Iterable[Surveyed]) -> list[FaultRow]:
     """Lines of `faults.csv` about rows that are used, shorter than they were."""
     return _lines(long for part in parts for long in part.long)
 
@@ -96,7 +98,7 @@ def _kinds(faults: Sequence[FaultRow]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda kind: -kind["count"])[:MOST_KINDS]
 
 
-def twice_rows(parts: Mapping[str, Part], twice: Sequence[Twice]) -> Iterator[tuple[object, ...]]:
+def twice_rows(parts: Mapping[str, Surveyed], twice: Sequence[Twice]) -> Iterator[tuple[object, ...]]:
     """Lines of `twice.csv`: each sample or picture that comes twice, and where it stands the first time."""
     for found in twice:
         for at, partner in zip(found.samples.tolist(), found.partners.tolist(), strict=True):
@@ -104,14 +106,14 @@ def twice_rows(parts: Mapping[str, Part], twice: Sequence[Twice]) -> Iterator[tu
             yield found.kind, found.one, *one, found.other, *other
 
 
-def origin(part: Part, index: int) -> tuple[str, int]:
+def origin(part: Surveyed, index: int) -> tuple[str, int]:
     """File and row of a sample."""
     source, row = part.opened(index)
     place = source.reader.origin(row)
     return place.file, place.row
 
 
-def verdict(data: Data, parts: Mapping[str, Part]) -> DataError | None:
+def verdict(data: Data, parts: Mapping[str, Surveyed]) -> DataError | None:
     """What would stop training: faulty rows where the policy says so, too many of them, or a split without samples."""
     faults = _lines(bad for part in parts.values() for bad in part.bad if not bad.wished)
     first = "; ".join(f"{file}, row {row}: {reason}" for file, row, _, reason in faults[:5])
