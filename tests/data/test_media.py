@@ -327,6 +327,23 @@ def test_base64_faults(text: str, word: str) -> None:
     assert caught.value.faults[0].where == "a.csv, row 3"
 
 
+@given(st.text("AZaz09+/-_= \n\t\x1c!é", max_size=14) | st.text("AZ09+/=", max_size=14))
+def test_quick_base64_equals_a_close_look(text: str) -> None:
+    def refuse(*args: object, **values: object) -> bytes:
+        raise ValueError
+
+    def result() -> bytes | str:
+        try:
+            return decode_base64(text, "here")
+        except DataError as error:
+            return error.faults[0].what
+
+    quick = result()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pybase64.b64decode", refuse)
+        assert result() == quick
+
+
 def test_base64_of_a_picture() -> None:
     file = BytesIO()
     Image.fromarray(make.gradient()).save(file, "PNG")

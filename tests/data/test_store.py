@@ -268,6 +268,18 @@ def test_what_cannot_be_fetched(memory: fsspec.AbstractFileSystem, monkeypatch: 
         fetch_file("memory://tables/new.csv")
 
 
+def test_what_gives_access_is_not_shown(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    monkeypatch.setattr("finesight.data.store._system", lambda address: (Torn("fine"), "path"))
+    address = "torn://me:hunter2@host/data/rows.csv?signature=hunter2"
+    table = find_table(address)
+    assert "hunter2" not in table.name + str(table.notes) and table.name == "torn://host/data/rows.csv"
+    assert not any(b"hunter2" in file.read_bytes() for file in own_cache.rglob("fetched/*/*"))
+    monkeypatch.setattr("finesight.data.store._system", lambda address: (Torn("broken"), "path"))
+    with pytest.raises(DataError) as caught:
+        find_table(address + "2")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_tables_and_their_roots(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     memory.pipe("/tables/sub/rows.TSV", b"a\n1\n")
     table = find_table("memory://tables/sub/rows.TSV")

@@ -15,7 +15,6 @@ Nothing global is changed, and nothing shared but a cache of colour transforms: 
 """
 
 import base64
-import binascii
 import re
 import struct
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from io import BytesIO
 from typing import Final
 
 import numpy as np
+import pybase64
 from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
@@ -192,7 +192,7 @@ def decode_base64(text: str, where: str) -> bytes:
     Raises DataError, which names the first wrong character by its place in `text`, counted from 1.
     """
     try:
-        decoded = binascii.a2b_base64(text, strict_mode=True)
+        decoded = pybase64.b64decode(text, validate=True)
         if decoded:
             return decoded
     except ValueError:  # binascii.Error, or letters beyond ASCII: look closer

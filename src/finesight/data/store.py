@@ -4,6 +4,7 @@ A recipe's author may name any place. A row's author may not: a `Store` reads be
 links, absolute paths or addresses a row holds.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -28,19 +29,9 @@ LARGEST_FILE = PictureLimits().file_bytes
 
 _FORM = 1
 _BLOCK = 4 << 20
-_TELLING = (
-    *(
-        "size",
-        "ETag",
-        "etag",
-        "md5Hash",
-        "content_md5",
-        "Content-MD5",
-        "generation",
-        "version_id",
-        "VersionId",
-    ),
-    *("mtime", "LastModified", "last_modified", "updated", "created", "modified", "last_commit"),
+_TELLING = tuple(
+    "size ETag etag md5Hash content_md5 Content-MD5 generation version_id VersionId mtime LastModified last_modified "
+    "updated created modified last_commit".split()
 )
 """What file systems call the things that change when a file does."""
 _MEND = "correct the path, or set `root` of the source"
@@ -207,7 +198,7 @@ def find_table(path: str, root: str | None = None) -> Table:
     """
     if is_address(path):
         local, notes = fetch_file(path)
-        return Table(local, path, _root(root) if root else _folder_of(path), notes)
+        return Table(local, public(path), _root(root) if root else _folder_of(path), notes)
     local = resolve_path(path)
     if not local.is_file():
         raise DataError("this is not a file", str(local), "give the file itself in `path` of this source")
@@ -238,66 +229,73 @@ def fetch_file(address: str) -> tuple[Path, tuple[tuple[str, str], ...]]:
     time, checksum). Where the cache cannot be written it lies in the system's folder for temporary files while this
     process lives.
     """
+    name = public(address)
     try:
         system, path = _system(address)
         about = system.info(path)
         if about.get("type") == "directory":
-            raise DataError("this is not a file", address, "give the file itself in `path` of this source")
+            raise DataError("this is not a file", name, "give the file itself in `path` of this source")
         telling = {name: str(about[name]) for name in _TELLING if about.get(name) is not None}
-        key = json.dumps([address, telling], sort_keys=True)
+        digest = hashlib.sha256(
+            address.encode("utf-8", "surrogatepass")
+        ).hexdigest()  # it may hold a password
+        key = json.dumps([digest, telling], sort_keys=True)
         copied: list[str] = []
 
         def write(folder: Path) -> None:
-            _copy(system, path, folder / "file", about.get("size"), address)
+            _copy(system, path, folder / "file", about.get("size"), name)
             copied.append("copied")
 
         try:
-            file = cached("fetched", key, _FORM, write, source=address) / "file"
-            note = f"{address} is read from a copy in the cache folder" if copied else ""
+            file = cached("fetched", key, _FORM, write, source=digest) / "file"
+            note = f"{name} is read from a copy in the cache folder" if copied else ""
         except NoCache as error:
             folder = Path(tempfile.mkdtemp(prefix="finesight-"))
             weakref.finalize(fetch_file, shutil.rmtree, folder, ignore_errors=True)
             write(folder)
-            file, note = folder / "file", f"{error}; {address} is fetched anew at each start"
+            file, note = folder / "file", f"{error}; {name} is fetched anew at each start"
     except DataError:
         raise
-    except (
-        Exception
-    ) as error:  # every file system has errors of its own, and some need a package that is not there
-        raise _unfetched(address, error) from error
+    except Exception as error:  # every file system has its own; some need a package that is not there
+        raise _unfetched(name, error) from error
     notes = [("fetched", note)] if note else []
     if set(telling) <= {"size"}:
-        text = f"{address} tells no time of change: a new file of equal size is not noticed"
+        text = f"{name} tells no time of change: a new file of equal size is not noticed"
         notes.append(("fetched", text))
     return file, tuple(notes)
 
 
-def _copy(system: Any, path: str, target: Path, size: int | None, address: str) -> None:
+def public(address: str) -> str:
+    """An address as messages and files show it: without what gives access, a name and password or a signature."""
+    return re.sub(r"://[^/@]*@", "://", address).split("?")[0]
+
+
+def _copy(system: Any, path: str, target: Path, size: int | None, name: str) -> None:
     free = shutil.disk_usage(target.parent).free
     if size is not None and size > free:
         what = f"the file has {size:,} bytes, and {free:,} are free in {target.parent.parent}"
         raise DataError(
-            what, address, "free some space, name another folder by FINESIGHT_CACHE, or use `stream: true`"
+            what, name, "free some space, name another folder by FINESIGHT_CACHE, or use `stream: true`"
         )
     count = 0
     with open(target, "wb") as stream:
-        for block in _blocks(system, path, address):
+        for block in _blocks(system, path, name):
             count += len(block)
             stream.write(block)
     if size is not None and count != size:
-        raise DataError(f"{count:,} of {size:,} bytes came", address, "try again")
+        raise DataError(f"{count:,} of {size:,} bytes came", name, "try again")
 
 
-def _blocks(system: Any, path: str, address: str) -> Iterator[bytes]:
+def _blocks(system: Any, path: str, name: str) -> Iterator[bytes]:
     try:
         with system.open(path, "rb") as source:
             while block := source.read(_BLOCK):
                 yield block
     except Exception as error:  # not to be taken for a cache that cannot be written
-        raise _unfetched(address, error) from error
+        raise _unfetched(name, error) from error
 
 
-def _unfetched(address: str, error: Exception) -> DataError:
+def _unfetched(name: str, error: Exception) -> DataError:
     what = f"the file cannot be fetched: {type(error).__name__}: {_in_words(error)}"
     mend = "check the address and the right to read it; an ImportError names the package to install"
-    return DataError(what, address, mend)
+    return DataError(what, name, mend)
