@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 from finesight.config.load import load_recipe, parse_recipe
 from finesight.config.recipe import Recipe
+from finesight.config.sources import Source
 from finesight.core.events import Observer
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet, read_splits
 from finesight.models.load import LoadedModel
 from finesight.runtime.notices import Notices
+from finesight.workflows.convert import convert as _convert
+from finesight.workflows.converted import recipe_or_source, source_of
 from finesight.workflows.evaluate import evaluate as _evaluate
 from finesight.workflows.generate import generate as _generate
 from finesight.workflows.inspect import Inspection
@@ -75,6 +78,49 @@ def inspect(
         out=places[0],
         pictures=pictures,
         tensors=places[1],
+        observer=observer,
+    )
+
+
+def convert(
+    data: RecipeLike | Source,
+    out: str | os.PathLike[str],
+    *,
+    to: Literal["tar", "parquet"] = "tar",
+    split: Literal["train", "val", "test"] = "train",
+    shard_bytes: int | None = None,
+    shard_rows: int | None = None,
+    jobs: int | None = None,
+    on_bad_row: Literal["stop", "skip"] | None = None,
+    observer: Observer | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Write any data as checked shards, as `finesight convert` does.
+
+    `data` is a recipe, a file, folder or pattern, or a source as a recipe has it (`{"source": "csv", "path": …}`);
+    `overrides` change the recipe or the source. Shards have about `shard_bytes` bytes (512 MiB), or the rows of
+    `shard_rows` rows of the source. Returns what the command prints with `--json`; raises a FinesightError for what can
+    be mended, and Interrupted where it was stopped: the same call then goes on.
+    """
+    words = list(_words(overrides))
+    given: Recipe | Source
+    if isinstance(data, str | os.PathLike):
+        given = recipe_or_source(os.fspath(data), words)
+    elif isinstance(data, Mapping) and "source" in data:
+        given = source_of(data, words)
+    elif isinstance(data, Recipe | Mapping):
+        given = _checked(data, overrides)
+    else:
+        given = source_of(data.model_dump(mode="json", exclude_none=True), words)
+    return _convert(
+        given,
+        Path(out),
+        to=to,
+        split=split,
+        shard_bytes=shard_bytes,
+        shard_rows=shard_rows,
+        jobs=jobs,
+        on_bad_row=on_bad_row,
         observer=observer,
     )
 

@@ -233,9 +233,6 @@ def _kept_join(pictures: _Elements, captions: _Elements | None, table: Table, di
 class CocoReader:
     """Captions of pictures, or pictures with their captions; a row keeps the number that it has in the file."""
 
-    default_group = "image_id"
-    """Captions of one picture stay on one side of a split."""
-
     def __init__(self, table: Table, source: CocoSource) -> None:
         self.file, self.root = table.name, table.root
         outer, places = self._lists(table)

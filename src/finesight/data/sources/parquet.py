@@ -19,7 +19,6 @@ from finesight.config.place import is_address, resolve_path
 from finesight.config.sources import ParquetSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
-from finesight.data.manifest import Hashes, Manifest, manifest_beside
 from finesight.data.sources.arrow import (
     JSON_TEXT,
     MEND,
@@ -30,6 +29,7 @@ from finesight.data.sources.arrow import (
     widened,
 )
 from finesight.data.sources.json import parse_json
+from finesight.data.sources.manifest import Hashes, Manifest, manifest_beside
 from finesight.data.sources.shards import Shard, find_shards, folder_of, identity_of
 from finesight.data.sources.values import filled
 

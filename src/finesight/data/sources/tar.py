@@ -3,8 +3,8 @@
 `a/b.jpg`, `a/b.txt` and `a/b.json` are one row with the columns `jpg`, `txt` and the keys of the JSON object; its
 `__key__` is `a/b`. The stem ends at the first dot of the file's name, as WebDataset has it. For convenience the first
 picture is offered as `image` too (`0.jpg`, `1.jpg`, … as a list), the first sound as `audio`, `txt` as `text`, and
-`left.jpg` as `left`; members come before keys of the same name. Where convert wrote the shards, `__pictures__` in the
-JSON says which column each picture belongs to.
+`left.jpg` as `left`. Members come before keys of the same name, as does `image`, for the key would be no more than a
+file's name. Where `finesight convert` wrote the shards, `__media__` in the JSON says which column each picture is of.
 
 Nothing is unpacked to the disk, no link is followed, no pickle is opened: members of these kinds are named faults of
 their row, or left out and said.
@@ -18,7 +18,7 @@ import numpy as np
 from finesight.config.sources import TarSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
-from finesight.data.manifest import Manifest, manifest_beside
+from finesight.data.sources.manifest import Manifest, manifest_beside
 from finesight.data.sources.shards import ByPlace, Shard, find_shards, folder_of, identity_of
 from finesight.data.sources.tar_index import index_of
 from finesight.data.sources.tar_rows import OneRow, columns_of, notes_of

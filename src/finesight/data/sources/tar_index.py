@@ -17,8 +17,8 @@ import numpy as np
 
 from finesight.config.place import is_address
 from finesight.core.errors import DataError
-from finesight.data.manifest import Manifest
 from finesight.data.sources.json import parse_json
+from finesight.data.sources.manifest import Manifest
 from finesight.data.sources.shards import Shard, open_bytes
 from finesight.data.sources.tarfiles import Damage, Member, NoArchive, Scan
 from finesight.runtime.cachedir import NoCache, cached, forget_entry
@@ -186,9 +186,10 @@ class TarIndexBuilder:
             found = parse_json(content.removeprefix(b"\xef\xbb\xbf"))
         except ValueError:
             return  # told when the row is read
-        names = [*found, *(found.get("__pictures__") or ())] if isinstance(found, dict) else [JSON]
+        told = found.get("__media__") if isinstance(found, dict) else None
+        names = [*(found if isinstance(found, dict) else [JSON]), *(told if isinstance(told, dict) else ())]
         for name in names:
-            if len(self.json_keys) < _MOST_KEYS and name not in ("__pictures__", "__key__"):
+            if len(self.json_keys) < _MOST_KEYS and name not in ("__media__", "__key__"):
                 self.json_keys[name] = None
 
     def finish(self, digest: str) -> TarIndex:

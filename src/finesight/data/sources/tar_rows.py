@@ -26,23 +26,22 @@ class OneRow:
         fault = self._index.faults.get(self._row)
         if fault is not None:
             raise DataError(*fault_words(fault, self._where))
-        offers = self._offers()
-        found: dict[str, Any] = {}
+        members = {ext: member for ext, member in self._members.items() if ext != JSON}
+        offers: dict[str, Place] = dict(members)
+        content: Any = {}
+        ours = False
         inside = self._members.get(JSON)
         if inside is not None and (columns is None or not offers.keys() >= set(columns)):
             content = self._json(inside)
-            if isinstance(content, dict):
-                offers |= self._pictures_of_columns(content.pop("__pictures__", None))
-                key = content.get("__key__")
-                found = {
-                    name: value for name, value in content.items() if name not in offers and value is not None
-                }
-                if isinstance(key, str):
-                    found["__key__"] = key
-            else:
-                found[JSON] = content
-        if columns is None or "__key__" in columns:
-            found.setdefault("__key__", self._index.key(self._row))
+            if not isinstance(content, dict):
+                content = {JSON: content}
+            ours = "__media__" in content
+            offers |= self._media_of_columns(content.pop("__media__", None))
+        for name, place in _aliases(members):
+            if name not in content or (name in ("image", "audio") and not ours):
+                offers.setdefault(name, place)
+        content.setdefault("__key__", self._index.key(self._row))
+        found = {name: value for name, value in content.items() if name not in offers and value is not None}
         read: dict[int, Any] = {}
         for name, place in offers.items():
             if columns is None or name in columns:
@@ -50,24 +49,16 @@ class OneRow:
                     self._value(member, read) for member in ([place] if isinstance(place, int) else place)
                 ]
                 found[name] = several[0] if isinstance(place, int) else several
-        return found
+        return found if columns is None else {name: found[name] for name in found if name in columns}
 
-    def _offers(self) -> dict[str, Place]:
-        """The columns that the members are, their other names included."""
-        members = {ext: member for ext, member in self._members.items() if ext != JSON}
-        offers: dict[str, Place] = dict(members)
-        for name, place in _aliases(members):
-            offers.setdefault(name, place)
-        return offers
-
-    def _pictures_of_columns(self, told: Any) -> dict[str, Place]:
-        """What `__pictures__` says: the extension of each column's picture, or those of its several pictures."""
+    def _media_of_columns(self, told: Any) -> dict[str, Place]:
+        """What `__media__` says: the extension of each column's picture, or those of its several pictures."""
         found: dict[str, Place] = {}
         for name, extensions in told.items() if isinstance(told, dict) else ():
             listed = extensions if isinstance(extensions, list) else [extensions]
             places = [self._members.get(extension) for extension in listed if isinstance(extension, str)]
             if len(places) < len(listed) or None in places:
-                what = f"`__pictures__` of its JSON names members of `{name}` that are not there"
+                what = f"`__media__` of its JSON names members of `{name}` that are not there"
                 raise DataError(what, self._where, "the shard was changed: convert the data again", name)
             several = [place for place in places if place is not None]
             found[str(name)] = several if isinstance(extensions, list) else several[0]
