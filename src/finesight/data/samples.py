@@ -44,8 +44,8 @@ class RowSource:
 
     @property
     def said(self) -> tuple[tuple[str, str], ...]:
-        """What was guessed, or has no use: kind and text of a notice each."""
-        return self.layout.said + (self.facts.said if self.facts else ())
+        """What a person should know of the source: kind and text of a notice each."""
+        return self.reader.notes + self.layout.said + (self.facts.said if self.facts else ())
 
     @property
     def picture_column(self) -> str:
@@ -108,7 +108,7 @@ class RowSource:
         return name
 
     def _group(self, cells: Cells, facts: Mapping[str, str]) -> str:
-        group = self.source.group
+        group = self.layout.group
         return "" if group is None else facts[group] if group in facts else cells.plain(group)
 
     def text(self, index: int, column: str) -> str:

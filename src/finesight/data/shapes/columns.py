@@ -74,18 +74,23 @@ _TALKS: Final = frozenset({"llava", "messages"})
 """Kinds whose rows are conversations. Those of `llava` are nothing else."""
 _NEVER_TALK: Final = frozenset({"pairs", "coco"})
 
+_GROUPS: Final[Mapping[str, str]] = {"coco": "image_id"}
+"""Columns of what belongs together where the recipe names none: the captions of one picture."""
+
 
 @dataclass(frozen=True)
 class Layout:
     """What the columns of one source mean.
 
-    `input` (Alpaca) is put on a line below the question, `history` (LLaMA-Factory) are rounds before it. `said` are
-    the choices that a person should know of, as kind and text of notices.
+    `group` is the source's, or what belongs together by the nature of its kind. `input` (Alpaca) is put on a line
+    below the question, `history` (LLaMA-Factory) are rounds before it. `said` are the choices that a person should know
+    of, as kind and text of notices.
     """
 
     columns: Columns
     talks: bool
     pictures_needed: bool
+    group: str | None = None
     input: str | None = None
     history: str | None = None
     said: tuple[tuple[str, str], ...] = ()
@@ -112,13 +117,15 @@ def lay_out(reader: Reader, source: Source, facts: Collection[str] = ()) -> Layo
     faults += _not_found(guess.roles, reader, source, talks) + _contradictions(source, talks)
     if faults:
         raise DataError.of(faults)
-    used = {*guess.roles.values(), *guess.extra.values(), *asked}
+    group = source.group or _GROUPS.get(source.source)
+    used = {*guess.roles.values(), *guess.extra.values(), *asked, group}
     if source.knowledge is not None:
         used |= {source.knowledge.row_key or source.knowledge.key, *source.knowledge.when}
     return Layout(
         Columns(**guess.roles),
         talks,
         source.source in _PICTURES,
+        group,
         guess.extra["input"],
         guess.extra["history"],
         tuple(guess.said()),

@@ -100,7 +100,7 @@ def facts_of(
         raise DataError.of(faults)
     hashes, rows, blank = _index(table, knowledge.key, wanted)
     said = (("knowledge", f"{table.file}: {blank} rows have no `{knowledge.key}`"),) if blank else ()
-    return Facts(knowledge, table, wanted, said, hashes, rows)
+    return Facts(knowledge, table, wanted, (*table.notes, *said), hashes, rows)
 
 
 def _index(table: Reader, column: str, wanted: Collection[str]) -> tuple[np.ndarray, np.ndarray, int]:

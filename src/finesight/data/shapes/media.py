@@ -66,7 +66,7 @@ class Media:
                 return self._named(item.strip(), kind, where)
             case Mapping():
                 key = next((key for key in _HOLDERS if item.get(key)), None)
-                if key == "base64":
+                if key == "base64" and isinstance(item[key], str):
                     return decode_base64(item[key], where), None
                 if key is not None:
                     return self._bytes(item[key], kind, where)

@@ -130,7 +130,11 @@ def _turn(turn: Any, where: str, column: str, tags: frozenset[Kind], everywhere:
         what = f"the turn is a tool's: `{tools or named}`, and tools cannot be learned from"
         raise DataError(what, where, "take such rows out", column)
     if role is None:
-        what = f"the turn is of `{named}`" if named is not None else "the turn has no `role` and no `from`"
+        what = (
+            f"the turn is of `{str(named)[:50]}`"
+            if named is not None
+            else "the turn has no `role` and no `from`"
+        )
         raise DataError(what, where, f"name one of {', '.join(f'`{name}`' for name in _ROLES)}", column)
     tagged = turn.get("content") is None and turn.get("value") is not None
     content = turn.get("value") if tagged else turn.get("content")
@@ -162,8 +166,12 @@ def _part(part: Any, where: str, column: str) -> str | Place:
         kind = next((key for key in ("text", *_HOLDERS) if part.get(key) is not None), None)
     if kind in _TEXTS:
         return as_text(part.get("text"), where, column)
-    if kind not in _HOLDERS:
-        what = f"a part of the turn is of the type `{kind}`" if kind else "a part of the turn has no `type`"
+    if not isinstance(kind, str) or kind not in _HOLDERS:
+        what = (
+            f"a part of the turn is of the type `{str(kind)[:50]}`"
+            if kind
+            else "a part of the turn has no `type`"
+        )
         raise DataError(what, where, _PART, column)
     holds, keys = _HOLDERS[kind]
     key = next((key for key in keys if part.get(key)), None)
@@ -174,7 +182,7 @@ def _part(part: Any, where: str, column: str) -> str | Place:
     if key in _ENCODED and isinstance(item, str):
         item = {"base64": item}
     number = part.get("index")
-    return Place(holds, item, number if isinstance(number, int) else None)
+    return Place(holds, item, number if isinstance(number, int) and not isinstance(number, bool) else None)
 
 
 _PART: Final = (
