@@ -105,16 +105,20 @@ class Order:
     def _arranged(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The samples of an epoch, batch after batch, their looks, and which batch comes at which turn."""
         draw = generator(*self._key, epoch)
-        shuffled = draw.permutation(self._count)
-        if self._looks is None:
-            samples, looks = np.arange(self._count), np.full(self._count, epoch)
+        places = draw.permutation(self._count)
+        if self._looks is None:  # each sample once: its place is its number
+            samples, looks = places, np.broadcast_to(np.int64(epoch), self._count)
+            self._sort(samples, samples)
         else:
             samples, looks = self._looks.epoch(epoch)
+            self._sort(places, samples[places])
+            samples, looks = samples[places], looks[places]
         batches = -(-self._count // self._size)
-        if not self._window:
-            return samples[shuffled], looks[shuffled], np.arange(batches)
+        return samples, looks, draw.permutation(batches) if self._window else np.arange(batches)
+
+    def _sort(self, places: np.ndarray, samples: np.ndarray) -> None:
+        """Bring samples of like length together within each window of `places`, which are those of `samples`."""
         span = self._size * self._window
-        for at in range(0, self._count, span):
-            part = shuffled[at : at + span]
-            shuffled[at : at + span] = part[np.argsort(self._lengths[samples[part]], kind="stable")]
-        return samples[shuffled], looks[shuffled], draw.permutation(batches)
+        for at in range(0, self._count, span) if span else ():
+            part = slice(at, at + span)
+            places[part] = places[part][np.argsort(self._lengths[samples[part]], kind="stable")]

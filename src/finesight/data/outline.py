@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from finesight.data.dataset import ExampleSet
-from finesight.data.sets import in_both
+from finesight.data.sets import in_both, twice
 
 PERCENTILES = (5, 50, 95, 99)
 
@@ -39,14 +39,6 @@ def outline(splits: Mapping[str, ExampleSet]) -> dict[str, dict[str, Any]]:
             "fingerprint": examples.fingerprint,
         }
     return found
-
-
-def twice(digests: np.ndarray) -> int:
-    """How many digests (N,) came before."""
-    halves = np.ascontiguousarray(digests).view(np.uint64)[::2]
-    _, first, count = np.unique(halves, return_inverse=True, return_counts=True)
-    some = digests[count[first] > 1].tolist()  # halves that are equal, and wholes that may be
-    return len(some) - len(set(some))
 
 
 def lines(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:

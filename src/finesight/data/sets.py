@@ -308,7 +308,26 @@ def _taken(
 
 def in_both(some: np.ndarray, others: np.ndarray) -> int:
     """How many of `some` digests (N,) are among `others` (M,)."""
-    halves = [digests.view(np.uint64)[::2] for digests in (some, others)]
-    maybe, known = np.isin(halves[0], halves[1]), np.isin(halves[1], halves[0])
-    those = set(others[known].tolist())
+    if not len(others):
+        return 0
+    halves, known = _halves(some), np.sort(_halves(others))
+    nearest = np.minimum(np.searchsorted(known, halves), len(known) - 1)
+    maybe = known[nearest] == halves
+    if not maybe.any():
+        return 0
+    those = set(others[np.isin(_halves(others), halves[maybe])].tolist())
     return sum(digest in those for digest in some[maybe].tolist())
+
+
+def twice(digests: np.ndarray) -> int:
+    """How many digests (N,) came before."""
+    halves = _halves(digests)
+    ordered = np.sort(halves)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    some = digests[np.isin(halves, again)].tolist() if len(again) else []
+    return len(some) - len(set(some))
+
+
+def _halves(digests: np.ndarray) -> np.ndarray:
+    """The first 64 bits of each digest (N,): rarely equal where the digests are not."""
+    return np.ascontiguousarray(digests).view(np.uint64)[::2]
