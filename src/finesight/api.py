@@ -19,7 +19,6 @@ from finesight.workflows.convert import convert as _convert
 from finesight.workflows.converted import recipe_or_source, source_of
 from finesight.workflows.evaluate import evaluate as _evaluate
 from finesight.workflows.generate import generate as _generate
-from finesight.workflows.inspect import Inspection
 from finesight.workflows.inspect import inspect as _inspect
 from finesight.workflows.places import find_model
 from finesight.workflows.train import train as _train
@@ -59,15 +58,16 @@ def inspect(
     tensors: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     **overrides: Any,
-) -> Inspection:
-    """See what the model will see, and everything that is wrong with the data, as `finesight inspect` does.
+) -> dict[str, Any]:
+    """See what the model will see, and every row that is wrong, as `finesight inspect` does.
 
-    All rows are read, or `rows` of each source. `samples` (numbers from 1) or `ids` of `split` become the result's
-    `views`, else `show` at random; its `summary` is what `summary.json` holds, its `fault` why training would stop.
-    Raises a FinesightError where the recipe, its sources or its model cannot be opened, and never for a faulty row.
+    All rows are read, or `rows` of each source; `samples` (numbers from 1) or `ids` of `split` are shown, else `show`
+    at random. Returns what the command prints with `--json`: what `summary.json` holds, such as `rows`, `samples`,
+    `faults` and `stops` (whether training would stop), and `shown` and `files`. Raises a FinesightError where the
+    recipe, its sources or its model cannot be opened, and never for a faulty row.
     """
     places = [None if place is None else Path(place) for place in (out, tensors)]
-    return _inspect(
+    found = _inspect(
         _checked(recipe, overrides),
         samples=samples,
         ids=ids,
@@ -80,6 +80,7 @@ def inspect(
         tensors=places[1],
         observer=observer,
     )
+    return found.document()
 
 
 def convert(

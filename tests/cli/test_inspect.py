@@ -492,3 +492,19 @@ def test_damaged_tables_never_end_in_a_traceback(place: Place, proof_factor: int
             assert str(place.table) in said.err
         seen.add(status)
     assert 0 in seen
+
+
+@pytest.mark.slow
+def test_worker_processes_find_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from finesight.data import surveys
+
+    place.rows[3] |= {"answer": ""}
+    place.rows[5] |= {"answer": "many words " * 90}
+    place.data["val"] = {"split": 0.3}
+    alone = place.inspect("--show", "2", status=2)
+    in_workers = surveys.over_rows
+    monkeypatch.setattr(surveys, "_MANY", 5)
+    monkeypatch.setattr(
+        surveys, "over_rows", lambda *given, **more: in_workers(*given, **{**more, "patience": 0, "chunk": 4})
+    )
+    assert place.inspect("--show", "2", "--jobs", "2", status=2) == alone

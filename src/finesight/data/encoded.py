@@ -99,7 +99,7 @@ def encode_all(
     task = _Encode(samples, ports, limit, answering, flip)
     key = key_of(samples.fingerprint, ports.fingerprint, limit, answering, flip)
     source = f"{samples.row(0)[0].reader.file} {name}"
-    if means.jobs and len(samples) > _MANY and not _can_be_sent(ports):
+    if means.jobs and len(samples) > _MANY and not can_be_sent(ports):
         means.notices.add("fallback", "this tokenizer cannot be sent to other processes: encoded in one")
         means = replace(means, jobs=0)
     cut: Counter[str] = Counter()
@@ -125,7 +125,8 @@ def encode_all(
     return samples if len(kept) == len(samples) else samples.take(kept), found
 
 
-def _can_be_sent(ports: Ports) -> bool:
+def can_be_sent(ports: Ports) -> bool:
+    """Whether another process can be given the tokenizer and the template."""
     try:
         pickle.dumps(ports)
     except Exception:  # each library's tokenizers refuse in a way of their own

@@ -1,6 +1,6 @@
 """Surveys of all splits of a recipe: every source read, samples dealt to their splits, then measured for one model."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from finesight.core.errors import DataError, Fault
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.check import hashed
+from finesight.data.encoded import can_be_sent
 from finesight.data.lengths import Limit
 from finesight.data.parallel import over_rows
 from finesight.data.samples import Access, RowSource, open_rows
@@ -19,7 +20,6 @@ from finesight.data.splits import split_groups
 from finesight.data.survey import (
     Bad,
     LookAtRows,
-    Measured,
     MeasureSamples,
     Survey,
     joined,
@@ -28,6 +28,11 @@ from finesight.data.survey import (
     without_repeated_names,
 )
 from finesight.runtime.notices import Notices
+
+_PATIENCE = 20.0
+"""Seconds of encoding that are not worth the start of worker processes: each must import the tokenizer's library."""
+_MANY = 4000
+"""Samples that may take longer than that."""
 
 Watch = Callable[[str, int], Callable[[int], object]]
 """Told the name of a phase and its number of rows; what it gives back is told how many of them are done."""
@@ -218,9 +223,8 @@ def _measured(
 ) -> Surveyed:
     survey = part.survey
     task = MeasureSamples(part.sources, survey.source, survey.row, ports, limit)
-    results: Sequence[Measured] = list(
-        over_rows(task, len(part), jobs, tick, place=lambda at: _place(part, at))
-    )
+    jobs = jobs if jobs and len(part) > _MANY and can_be_sent(ports) else 0
+    results = over_rows(task, len(part), jobs, tick, patience=_PATIENCE, place=lambda at: _place(part, at))
     whole = measured(results)
     good = whole.tokens > 0
     bad = sorted([*part.bad, *whole.bad], key=lambda fault: (fault.source, fault.row))
