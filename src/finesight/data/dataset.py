@@ -123,11 +123,12 @@ def prepare_pictures(
     prepared = []
     for number, image in enumerate(sample.images):
         assert port is not None  # encode refuses pictures for a model that takes none
-        picture: Picture | PillowImage = load_picture(image.data, where=str(sample.origin))
+        loaded = load_picture(image.data, where=str(sample.origin))
+        picture: Picture | PillowImage = loaded
         if transform is not None:
             key = seed, epoch, f"{sample.id}/{number}" if number else sample.id
             enough = 2 * port.width, 2 * port.height
-            picture = transform(picture.image, key, enough, mirrors_allowed(sample, transform.settings.flip))
+            picture = transform(loaded.image, key, enough, mirrors_allowed(sample, transform.settings.flip))
         prepared.append(resize(picture, port.height, port.width, port.resample))
     return tuple(prepared)
 
