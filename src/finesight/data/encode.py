@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -291,8 +290,9 @@ def _rendered(sample: Sample, ports: Ports) -> tuple[str, list[_Span]]:
         if not through.startswith(before) or not whole.startswith(before):
             what = "the chat template does not write turns one after another, so answers cannot be told from questions"
             raise DataError(what, str(sample.origin), "use a model with another chat template")
-        if not last:
-            through = commonprefix([through, whole])
+        if not whole.startswith(through):
+            both = enumerate(zip(through, whole, strict=False))
+            through = whole[: next(at for at, (one, other) in both if one != other)]
         if not through[len(before) :].lstrip().startswith(answer):
             what = f"the chat template changes the answer: it writes {whole[len(before) :][:200]!r} for {answer!r}"
             raise DataError(

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from finesight.config.sources import Columns, Source
 from finesight.core.errors import DataError
@@ -77,13 +78,11 @@ class RowSource:
             return None
         cells = Cells(values, origin, WordRules(source.text), Counter() if counts is None else counts)
         facts = self.facts.of(cells) if self.facts else {}
-        media = Media(Store(self.reader.root), self.access, look)
-        conversations = Conversations(source, self.layout, media)
-        questions = Questions(source, self.layout, media, conversations)
+        questions = self._looking if look else self._reading
         references = questions.references(cells)
         if self.layout.talks:
             assert columns.messages is not None  # lay_out has found it
-            messages = conversations.messages(cells, (columns.messages,), pictures)
+            messages = questions.conversations.messages(cells, (columns.messages,), pictures)
         else:
             messages = questions.messages(cells, facts, references, pictures)
         last = messages[-1]
@@ -97,6 +96,19 @@ class RowSource:
             tags={tag: facts[tag] if tag in facts else cells.plain(tag) for tag in source.tags},
             group=self._group(cells, facts),
         )
+
+    @cached_property
+    def _reading(self) -> Questions:
+        return self._questions(look=False)
+
+    @cached_property
+    def _looking(self) -> Questions:
+        return self._questions(look=True)
+
+    def _questions(self, look: bool) -> Questions:
+        media = Media(Store(self.reader.root), self.access, look)
+        conversations = Conversations(self.source, self.layout, media)
+        return Questions(self.source, self.layout, media, conversations)
 
     def _id(self, cells: Cells, index: int) -> str:
         column = self.columns.id

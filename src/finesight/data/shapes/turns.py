@@ -72,11 +72,11 @@ class Turn:
 
     def filled(self, kind: Kind, items: Iterator[Any]) -> "Turn":
         """The turn with its open places of a kind filled from `items`, in order."""
-        parts = (
-            replace(part, item=next(items)) if isinstance(part, Place) and part.open(kind) else part
+        parts = tuple(
+            Place(kind, next(items), part.number) if isinstance(part, Place) and part.open(kind) else part
             for part in self.parts
         )
-        return replace(self, parts=tuple(parts))
+        return self if parts == self.parts else replace(self, parts=parts)
 
     def leading(self, kinds: Sequence[Kind]) -> int:
         """Number of parts of these kinds that the turn begins with."""
