@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,7 @@ class Pass:
         self._begun = self._saved = time.monotonic()
         self._held = contextlib.ExitStack()
         self._whole: Arrays | None = None
+        self._place: Path | None = None  # of files that a pass which is stopped leaves for the next
         self._files: GrowingFiles | None = None
         self._pieces: list[Piece] = []  # those that are not in the files
         self._cache = True
@@ -102,8 +104,9 @@ class Pass:
                 return
         self._held.callback(lock.release)
         self._whole = kept(self._kind, self._key)
-        if self._whole is None:
-            self._files = GrowingFiles(place.with_name(f"{place.name}.growing"))
+        self._place = place.with_name(f"{place.name}.growing")
+        if self._whole is None and self._place.is_dir():
+            self._files = GrowingFiles(self._place)
 
     def pieces(self, patience: float, place: Callable[[int], str]) -> Iterator[Piece]:
         """What is found in the rows, in their order: first what is known already. See `over_rows`."""
@@ -142,7 +145,8 @@ class Pass:
     def cut(self, piece: Piece, stop: int) -> Piece:
         """The latest piece, found anew without the rows from `stop` on, which are not wanted."""
         assert self._pieces and self._pieces[-1] is piece
-        self._whole = None  # which holds more
+        if self._whole is not None:  # which holds more, and stays
+            self._whole, self._cache = None, False
         self._pieces[-1] = self._task(range(piece.start, stop))
         return self._pieces[-1]
 
@@ -153,14 +157,24 @@ class Pass:
         if self._files is not None or time.monotonic() - self._begun > _WORTH:
             self._put_away()
         if self._files is not None and not self._pieces:
-            files, facts = self._files, {"stop": self._files.stop, "events": self._files.events}
-            try:
-                arrays = keep(self._kind, self._key, files.link_to, files.forms, facts, self._source)
-                files.remove()
+            arrays = self._kept(self._files)
+            if arrays is not None:
                 return arrays
-            except NoCache as error:
-                self._do_without(error)
         return self._in_memory()
+
+    def _kept(self, files: GrowingFiles) -> Arrays | None:
+        """The files as an entry of the cache; None where they are back in memory instead."""
+        facts = {"stop": files.stop, "events": files.events}
+        try:
+            arrays = keep(self._kind, self._key, files.link_to, files.forms, facts, self._source)
+            if arrays.facts["stop"] == files.stop:
+                return arrays
+            self._back_to_memory(files)  # another process wanted more of these rows, or fewer, and was first
+        except NoCache as error:
+            self._do_without(error)
+        finally:
+            files.remove()
+        return None
 
     def _in_memory(self) -> Arrays:
         pieces = self._pieces
@@ -183,7 +197,7 @@ class Pass:
         try:
             if self._files is None:
                 place = cache_folder(self._kind, self._key)
-                self._files = GrowingFiles.of_its_own(place)
+                self._files = GrowingFiles(self._place) if self._place else GrowingFiles.of_its_own(place)
             for piece in self._pieces:
                 self._files.add(piece.stop, piece.columns, piece.events)
             self._pieces = []
@@ -195,7 +209,11 @@ class Pass:
         self._cache = False
         told = "the cache cannot be written, so the rows will be checked anew by the next run"
         self._means.notices.add("fallback", f"{told}: {error}")
-        if self._files is not None and self._files.stop:
-            columns = {name: np.array(column) for name, column in self._files.columns().items()}
-            self._pieces.insert(0, Piece(0, self._files.stop, columns, self._files.events))
+        if self._files is not None:
+            self._back_to_memory(self._files)
+
+    def _back_to_memory(self, files: GrowingFiles) -> None:
+        if files.stop:
+            columns = {name: np.array(column) for name, column in files.columns().items()}
+            self._pieces.insert(0, Piece(0, files.stop, columns, files.events))
         self._files = None
