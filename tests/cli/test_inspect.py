@@ -15,6 +15,7 @@ from tiny_runs import picture_bytes, tiny_mapping, write_pictures
 
 from finesight.cli.main import run
 from finesight.config.yaml import write
+from finesight.workflows.tensors import read_table
 
 Rows = list[dict[str, str]]
 FILES = {"samples.html", "faults.csv", "twice.csv", "summary.json"}
@@ -464,6 +465,24 @@ def test_what_is_too_long_is_counted_as_the_recipe_wishes(place: Place, policy: 
     page = (place.out / "samples.html").read_text(encoding="utf-8")
     assert ("left out from the start" in page) == (policy == "drop_turns")
     assert ("the answer is cut after" in page) == (policy == "cut_answer")
+
+
+def test_pictures_of_turns_that_are_dropped_go_with_them(place: Place) -> None:
+    turns = [
+        ("human", "<image> what is there to be seen in this one?"),
+        ("gpt", "this and that and more"),
+    ] * 4
+    file, tensors = place.folder / "talks.json", place.folder / "fed.safetensors"
+    file.write_text(json.dumps([conversation(*turns, image=[as_text(PICTURE)] * 4)]), encoding="utf-8")
+    place.data["train"], place.data["on_long"] = {"source": "llava", "path": str(file)}, "drop_turns"
+    place.data["max_tokens"] = 60
+    (shown,) = place.inspect("--tensors", str(tensors))["shown"]
+    fed = read_table(tensors)
+    left = len(shown["pictures"])
+    assert 0 < left < 4
+    assert (fed.pictures, len(fed.tensors["pixel_values"])) == ((left,), left)
+    assert (fed.tensors["input_ids"] == 1).sum() == 4 * left  # visual tokens
+    assert sum(turn["parts"].count(None) for turn in shown["turns"]) == left
 
 
 def test_damaged_tables_never_end_in_a_traceback(place: Place, proof_factor: int) -> None:

@@ -52,7 +52,7 @@ def test_samples_within_and_across() -> None:
 def test_pictures_belong_to_their_samples() -> None:
     far = 0x0F0F_0F0F_0F0F_0F0F
     splits = {
-        "train": survey([1, 2, 3], [[], [0xFF, far], [0xFE]]),
+        "train": survey([1, 2, 3], [[0x3333_3333_3333_3333, 0x5555_5555_5555_5555], [0xFF, far], [0xFE]]),
         "val": survey([4, 5], [[0xFFFF_0000], [1 << 60, far ^ 3]]),
     }
     assert found(splits, "picture") == {"train": [(2, 1)], "val": [], "val/train": [(1, 1)]}

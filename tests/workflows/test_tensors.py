@@ -105,6 +105,11 @@ def test_several_pictures_none_and_odd_numbers(suffix: str, tmp_path: Path) -> N
     one = Fed(tensors, ("a", 'é\n"', ""), (2, 0, 1))
     write_table(tmp_path / f"x{suffix}", one)
     same_bits(read_table(tmp_path / f"x{suffix}"), one)
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        pixels = pq.read_table(tmp_path / "x.parquet").column("pixel_values").to_pylist()
+        assert [len(row) for row in pixels] == [24, 0, 12]
 
 
 def test_words_alone_have_no_pixels(tmp_path: Path) -> None:
