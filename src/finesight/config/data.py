@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from finesight.config.base import Inconsistent, Section, Switch, shape
-from finesight.config.sources import Source
+from finesight.config.sources import Source, SourceBase
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
@@ -86,6 +86,10 @@ Sources = Annotated[_One | _Many, Discriminator(_samples)]
 SourcesOrSplit = Annotated[_One | _Many | Annotated[Split, Tag("a split")], Discriminator(_samples)]
 
 
+def _is_stream(samples: Any) -> bool:
+    return isinstance(samples, SourceBase) and samples.stream
+
+
 class Transforms(Section):
     """Random changes of a training picture; a pure function of seed, epoch and sample. All are off by default."""
 
@@ -150,6 +154,26 @@ class Data(Section):
     """Processes that read and prepare samples beside the training; 0 prepares them in between."""
     timeout: PositiveFloat = 300.0
     """Seconds that a worker may be silent before the run ends with a message that names the samples it had."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether the training samples are a stream, which is never read by number."""
+        return _is_stream(self.train)
+
+    @model_validator(mode="after")
+    def _train_alone_streams(self) -> "Data":
+        for purpose, samples in (("val", self.val), ("test", self.test)):
+            if _is_stream(samples):
+                raise Inconsistent(
+                    f"`{purpose}` is a stream, and an evaluation goes through all of its samples by number",
+                    f"take `stream` out of `{purpose}`",
+                )
+            if self.streams and isinstance(samples, Split):
+                raise Inconsistent(
+                    f"`{purpose}` is a part of `train`, and nothing can be taken out of a stream before it is read",
+                    f"give `{purpose}` a source of its own",
+                )
+        return self
 
     @model_validator(mode="after")
     def _limit_needs_skip(self) -> "Data":

@@ -63,6 +63,17 @@ class Recipe(Section):
             )
         return train
 
+    @field_validator("train")
+    @classmethod
+    def _no_overfit_on_a_stream(cls, train: Train, info: ValidationInfo) -> Train:
+        data = info.data.get("data")
+        if train.overfit is not None and data is not None and data.streams:
+            raise Inconsistent(
+                "`train.overfit` sees a few batches again and again, and a stream gives its rows once",
+                "take `stream` out of `data.train`, or `overfit` out of `train`",
+            )
+        return train
+
     @field_validator("evaluation")
     @classmethod
     def _best_needs_validation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:

@@ -90,7 +90,8 @@ class SourceBase(Section):
     """Share of an epoch that this source fills, in proportion to the other sources' weights. All sources of a list
     have a weight, or none has."""
     stream: bool = False
-    """Read the rows one after another and never by number: for remote or endless data. Needs `train.max_steps`."""
+    """Read the rows one after another and never by number: for remote or endless data. Only the training samples can
+    be a stream. Where nobody knows its length, `train.max_steps` says how long it trains."""
     buffer: PositiveInt = 1000
     """With `stream`: rows that are shuffled among each other."""
 
@@ -99,6 +100,15 @@ class SourceBase(Section):
         if self.weight is not None and self.repeat != 1:
             raise Inconsistent(
                 "`repeat` and `weight` both say how often a sample is seen", "keep one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _streams_once_a_pass(self) -> "SourceBase":
+        if self.stream and self.repeat != 1:
+            raise Inconsistent(
+                "a stream gives each row once a pass, so `repeat` means nothing",
+                "take `repeat` out, and train for more steps",
             )
         return self
 

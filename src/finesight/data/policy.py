@@ -1,5 +1,6 @@
 """What happens with rows that cannot be used."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finesight.config.data import Data
@@ -28,6 +29,16 @@ class Policy:
     def faults(self) -> list[RowFault]:
         """The bad rows so far; one that two splits read is one."""
         return list(self._faults)
+
+    @property
+    def long(self) -> list[RowFault]:
+        """The rows that are left out or cut because they are too long."""
+        return list(self._long)
+
+    def recall(self, bad: Iterable[RowFault], long: Iterable[RowFault]) -> None:
+        """Know what an earlier part of the run has met."""
+        self._faults |= dict.fromkeys(bad)
+        self._long |= dict.fromkeys(long)
 
     @property
     def listed(self) -> list[RowFault]:

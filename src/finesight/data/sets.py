@@ -256,10 +256,19 @@ def source_name(source: Source, number: int, sources: int) -> str:
 def read_splits(
     data: Data, seed: int, policy: Policy, notices: Notices, tick: Tick | None = None, jobs: int | None = None
 ) -> dict[str, SampleSet]:
-    """The samples of `train`, `val` and `test`, those that the recipe has, checked by `jobs` worker processes."""
+    """The samples of `train`, `val` and `test`, those that the recipe has, checked by `jobs` worker processes.
+
+    Training samples that are a stream are not among them.
+    """
     checking = Checking.of(data)
     checking = checking if jobs is None else replace(checking, jobs=jobs)
     asked = {"val": data.val, "test": data.test}
+    if data.streams:
+        return {
+            purpose: read_samples(wanted, policy, notices, purpose, tick, checking)
+            for purpose, wanted in asked.items()
+            if wanted is not None and not isinstance(wanted, Split)
+        }
     parts = {purpose: split for purpose, split in asked.items() if isinstance(split, Split)}
     named = {purpose: _column_of(split) for purpose, split in parts.items()}
     marks = tuple((column, purpose) for purpose, column in named.items() if column is not None)

@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
-from finesight.core.batch import Example
+from finesight.core.batch import Batch, Example
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Origin
@@ -81,6 +82,18 @@ class StreamSet:
         job = _Flow(self, dealing, micro_batch)
         crew = Workers(workers) if isinstance(workers, int) else workers
         return released(answers(job, max(0, stop - start), crew), start, policy)
+
+    def window_of(self, rows: Sequence[Numbered], micro_batch: int, policy: Told) -> tuple[Batch, ...]:
+        """A window of some rows, as if they were those of step 1."""
+        job = _Flow(self, (len(rows), range(1), Share()), micro_batch)
+        windows = (job.do((0, 0, rows), lambda step, item: None) for _ in range(1))
+        return next(released(windows, 0, policy))
+
+    def facts(self) -> dict[str, Any]:
+        """What `environment.json` says of the training samples."""
+        buffer = self.rows.source.source.buffer
+        known = {"samples": self.rows.length, "stream": True, "buffer": buffer}
+        return {**known, "fingerprint": self.fingerprint}
 
 
 Task = tuple[int, int, Sequence[Numbered]]

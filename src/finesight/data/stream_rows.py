@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from finesight.config.data import Data
-from finesight.config.sources import Source
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin, Sample
 from finesight.data.media import load_picture
@@ -18,11 +16,6 @@ from finesight.runtime.notices import Notices
 
 _DECODED = 100
 """Rows whose pictures are decoded before step 1: enough to see that the columns are the right ones."""
-
-
-def streamed(data: Data) -> Source | None:
-    """The source of the training samples where it is a stream."""
-    return None if isinstance(data.train, tuple) or not data.train.stream else data.train
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ print(processor.batch_decode(answer, skip_special_tokens=True)[0])
 ```"""
 
 
+def _samples(facts: Mapping[str, Any]) -> str:
+    count = facts["data"]["train"]["samples"]
+    return "a stream of samples" if count is None else f"{count:,} samples"
+
+
 def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:
     """Markdown for the `README.md` of a saved model; `facts` as `environment.json` has them."""
     total = sum(part["total"] for part in facts["parameters"].values())
@@ -33,8 +38,7 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score]
         "",
         recipe.description or "A vision-language model.",
         "",
-        f"{total:,} parameters in the LLaVA architecture, trained with finesight on "
-        f"{facts['data']['train']['samples']:,} samples.",
+        f"{total:,} parameters in the LLaVA architecture, trained with finesight on {_samples(facts)}.",
         "",
     ]
     if scores:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from finesight.config.train import Stop
@@ -26,15 +26,31 @@ class Saver(Protocol):
 
 
 @dataclass
+class Seen:
+    """What the steps so far have learned from."""
+
+    samples: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+
+    def add(self, window: Sequence[Batch]) -> None:
+        """Count a step's batches."""
+        self.samples += sum(len(batch.ids) for batch in window)
+        self.tokens += sum(batch.tokens for batch in window)
+        self.supervised_tokens += sum(batch.supervised for batch in window)
+
+
+@dataclass
 class LoopState:
-    """Where a run stands: finished steps, the last one that was evaluated, the best, seconds of training so far, and
-    the last step's loss."""
+    """Where a run stands: finished steps, the last one that was evaluated, the best, seconds of training so far, the
+    last step's loss, and what was seen."""
 
     step: int = 0
     evaluated: int = 0
     best: Best = field(default_factory=Best)
     seconds: float = 0.0
     loss: float | None = None
+    seen: Seen = field(default_factory=Seen)
 
     def saved(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -43,20 +59,25 @@ class LoopState:
             "best": self.best.state(),
             "seconds": self.seconds,
             "loss": self.loss,
+            "seen": asdict(self.seen),
         }
 
     @classmethod
     def restored(cls, step: int, saved: Mapping[str, Any]) -> "LoopState":
         """As it was when it was saved."""
-        return cls(step, saved["evaluated"], Best(**saved["best"]), saved["seconds"], saved["loss"])
+        best, seen = Best(**saved["best"]), Seen(**saved["seen"])
+        return cls(step, saved["evaluated"], best, saved["seconds"], saved["loss"], seen)
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """When things happen, in steps. `evaluate_every` and `save_every` count from the run's beginning."""
+    """When things happen, in steps. `evaluate_every` and `save_every` count from the run's beginning.
+
+    `steps_per_epoch` is infinite where nobody knows it: no part of an epoch has passed then, as far as one can tell.
+    """
 
     steps: int
-    steps_per_epoch: int
+    steps_per_epoch: float
     evaluate_every: int
     save_every: int
     measure: str
@@ -149,6 +170,7 @@ class Loop:
         result = self.step(window, number, rate)
         total = time.perf_counter() - began
         state.step, state.seconds, state.loss = number, state.seconds + total, result.loss
+        state.seen.add(window)
         phases = {
             "data": waited,
             "forward": result.forward,

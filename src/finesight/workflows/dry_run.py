@@ -1,32 +1,38 @@
 """One batch through everything, without leaving a trace: data, forward, backward, update, saving, answering."""
 
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from finesight.config.recipe import Recipe
 from finesight.core.events import Observer
-from finesight.data.loader import windows
+from finesight.core.ports import Ports
+from finesight.core.sample import Sample
+from finesight.data.dataset import prepare_pictures
+from finesight.data.encode import encode_prompt
+from finesight.data.workers import Workers
 from finesight.export.card import model_card
 from finesight.export.folder import save_folder
-from finesight.generation.predict import predict
+from finesight.generation.predict import answer
+from finesight.models.decoding import decoding
 from finesight.models.forward import SupervisedForward
 from finesight.models.load import load_model
 from finesight.runtime.device import peak_bytes
 from finesight.runtime.notices import Notices
 from finesight.training.optim import build_optimizer
-from finesight.training.step import Step
-from finesight.workflows.prepare import order_of, prepare
+from finesight.training.step import Step, evaluating
+from finesight.workflows.course import steps_of
+from finesight.workflows.prepare import Prepared, course_of, prepare
 
 
 def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str, Any]:
     """Prepare the whole recipe, learn from one batch, save to a temporary folder, load it and answer one sample."""
     notices = Notices()
     prepared = prepare(recipe, notices, observer)
-    train, examples = recipe.train, prepared.splits["train"]
-    order = order_of(recipe, examples)
-    micro = train.batch_size if train.micro_batch == "auto" else train.micro_batch
-    window = next(windows(examples, order, 0, 1, micro, recipe.data.workers))
+    train, course = recipe.train, course_of(recipe, prepared)
+    with closing(course.windows(0, 1, Workers(recipe.data.workers, recipe.data.timeout))) as windows:
+        window = next(windows)
     forward = SupervisedForward(prepared.model, prepared.ports.image)
     optimizer = build_optimizer(prepared.model, train)
     step = Step(
@@ -39,17 +45,31 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
         card = model_card(recipe, prepared.facts())
         save_folder(place, prepared.model, prepared.processor, prepared.ports, recipe.generation, card)
         loaded = load_model(str(place))
-        answers = predict(loaded.model.to(prepared.device), examples, recipe.generation, 1, limit=1)
-    steps = train.max_steps or (train.epochs or 1) * order.steps_per_epoch
+        told = _answer(loaded.model.to(prepared.device), _sample(prepared), recipe, prepared.ports)
     return {
         "status": "dry run passed",
-        "steps": steps,
+        "steps": steps_of(recipe, course),
         "loss": result.loss,
         "grad_norm": result.grad_norm,
         "seconds_per_step": result.forward + result.backward + result.optimizer,
         "peak_bytes": peak_bytes(prepared.device),
-        "answer": answers[0].prediction,
+        "answer": told,
         "notices": notices.rows(),
         "next": f"finesight train {recipe.run.name}",
         **prepared.facts(),
     }
+
+
+def _sample(prepared: Prepared) -> Sample:
+    """A training sample, as its example has it."""
+    if prepared.stream is None or prepared.head is None:
+        return prepared.splits["train"].sample(0)
+    sample = prepared.stream.rows.sample(prepared.head.rows[0])
+    assert sample is not None  # it was one when it was looked at
+    return sample
+
+
+def _answer(model: Any, sample: Sample, recipe: Recipe, ports: Ports) -> str:
+    prompt, pictures = encode_prompt(sample, ports), prepare_pictures(sample, ports)
+    with evaluating(model):
+        return answer(model, ports, [prompt], pictures, decoding(recipe.generation, ports))[0]

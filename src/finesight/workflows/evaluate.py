@@ -58,12 +58,12 @@ def evaluate(
     means = Means(cores(), recipe.data.timeout, tick, notices)
     sets = {
         name: ExampleSet(samples[name], found.loaded.ports, policy, limit=limit, name=name, means=means)
-        for name in sorted({split, "train"})
+        for name in sorted({split, "train"} & samples.keys())
     }
     found.loaded.model.to(device)
     folder = out or run.path / "evaluations" / split
     predictions = answer_split(found.loaded.model, sets[split], recipe, split, folder, observer)
-    scores, comparisons = score_split(predictions, recipe, split, sets[split], sets["train"])
+    scores, comparisons = score_split(predictions, recipe, split, sets[split], sets.get("train"))
     document = results_document(scores, comparisons)
     write_json(RunDirectory(folder).results, document)
     return {**document, "results": str(RunDirectory(folder).results)}

@@ -20,13 +20,16 @@ from finesight.data.parallel import cores
 from finesight.data.passes import Means
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet, read_splits
+from finesight.data.stream import StreamSet
+from finesight.data.stream_rows import Head
 from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze
 from finesight.models.ports import ports_of
-from finesight.models.scratch import build_model
+from finesight.models.scratch import build_model, build_processor
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
+from finesight.workflows.course import ByNumber, Course, Streamed, open_stream, words_of
 from finesight.workflows.places import find_model
 from finesight.workflows.tokenizer import scratch_processor
 
@@ -35,7 +38,11 @@ _log = logging.getLogger("finesight")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training and evaluation need; `splits` has `train`, and `val` and `test` where the recipe does."""
+    """What training and evaluation need.
+
+    `splits` has `val` and `test` where the recipe does, and `train` unless the training samples are a `stream`; its
+    first rows are then the `head`.
+    """
 
     model: Any
     processor: Any
@@ -45,11 +52,14 @@ class Prepared:
     precision: Precision
     policy: Policy
     notices: Notices
+    stream: StreamSet | None = None
+    head: Head | None = None
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of data and encoder, by split."""
-        return {name: examples.fingerprint for name, examples in self.splits.items()}
+        stream = {} if self.stream is None else {"train": self.stream.fingerprint}
+        return stream | {name: examples.fingerprint for name, examples in self.splits.items()}
 
     @cached_property
     def outline(self) -> dict[str, dict[str, Any]]:
@@ -67,7 +77,8 @@ class Prepared:
             "precision": self.precision.name,
             "threads": torch.get_num_threads(),
         }
-        return {"data": self.outline, "parameters": parts, "compute": where}
+        stream = {} if self.stream is None else {"train": self.stream.facts()}
+        return {"data": {**stream, **self.outline}, "parameters": parts, "compute": where}
 
 
 def prepare(
@@ -88,8 +99,9 @@ def prepare(
         if observer is not None:
             observer.on_progress(rows)
 
+    rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    loaded = _model(recipe, samples["train"], tick)
+    loaded = _model(recipe, samples.get("train"), head, tick)
     frozen = freeze(loaded.model, recipe.model.freeze)
     if frozen:
         notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
@@ -112,8 +124,12 @@ def prepare(
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
     loaded.model.to(device)
+    limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
+    stream = None if rows is None else StreamSet(rows, loaded.ports, recipe.run.seed, limit, transform)
     prepared = Prepared(
-        loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices
+        *(loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices),
+        stream=stream,
+        head=head,
     )
     _say_size(prepared)
     return prepared
@@ -133,12 +149,29 @@ def order_of(recipe: Recipe, examples: ExampleSet) -> Order:
     )
 
 
-def _model(recipe: Recipe, train: SampleSet, tick: Callable[[int], object]) -> LoadedModel:
+def course_of(recipe: Recipe, prepared: Prepared) -> Course:
+    """What a run sees step by step."""
+    size, wanted = recipe.train.batch_size, recipe.train.micro_batch
+    micro = size if wanted == "auto" else wanted
+    if prepared.stream is not None:
+        assert prepared.head is not None
+        return Streamed(prepared.stream, prepared.head, size, micro, prepared.policy)
+    examples = prepared.splits["train"]
+    return ByNumber(examples, order_of(recipe, examples), micro, prepared.policy)
+
+
+def _model(
+    recipe: Recipe, train: SampleSet | None, head: Head | None, tick: Callable[[int], object]
+) -> LoadedModel:
     if recipe.model.pretrained is not None:
         return find_model(recipe.model.pretrained).loaded
     scratch = recipe.model.scratch
     assert scratch is not None
-    processor = scratch_processor(scratch, train, tick)
+    if train is not None:
+        processor = scratch_processor(scratch, train, tick)
+    else:
+        assert head is not None
+        processor = build_processor(scratch, words_of(head.samples))
     model = build_model(scratch, processor, recipe.run.seed)
     return LoadedModel(model, processor, ports_of(processor, model.config))
 

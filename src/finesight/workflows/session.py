@@ -1,15 +1,18 @@
 """One training run: its collaborators put together from the recipe, restored, run and saved."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import astuple
 from typing import Any
 
 from finesight.config.recipe import Recipe
 from finesight.core.batch import Batch
 from finesight.core.events import Observer
 from finesight.core.rundir import FORMAT, RunDirectory
-from finesight.data.loader import in_order, windows
+from finesight.data.loader import in_order
+from finesight.data.policy import RowFault
 from finesight.data.workers import Workers
 from finesight.evaluation.score import score
 from finesight.generation.predict import predict
@@ -24,8 +27,9 @@ from finesight.training.records import Records
 from finesight.training.schedule import Schedule, warmup_steps
 from finesight.training.state import model_tensors, optimizer_tensors, restore_model, restore_optimizer
 from finesight.training.step import Step, mean_loss
+from finesight.workflows.course import steps_of
 from finesight.workflows.plan import predicted_cost
-from finesight.workflows.prepare import Prepared, order_of
+from finesight.workflows.prepare import Prepared, course_of
 
 _log = logging.getLogger("finesight")
 
@@ -45,8 +49,8 @@ class Session:
         self._recipe, self._run, self._prepared, self._checkpoints = recipe, run, prepared, checkpoints
         self._asked, self._observer = asked, observer
         train = recipe.train
-        self._order = order_of(recipe, prepared.splits["train"])
-        self._steps = train.max_steps or (train.epochs or 1) * self._order.steps_per_epoch
+        self._course = course_of(recipe, prepared)
+        self._steps = steps_of(recipe, self._course)
         self._optimizer = build_optimizer(prepared.model, train)
         self._forward = SupervisedForward(prepared.model, prepared.ports.image)
         self._step = Step(
@@ -59,6 +63,7 @@ class Session:
             prepared.device,
         )
         self._records = Records(run, recipe.log.every, recipe.log.samples)
+        self._checked = set(prepared.policy.listed)
 
     def restore(self) -> LoopState:
         """The state to go on from: the newest whole checkpoint's, or that of a new run."""
@@ -73,6 +78,8 @@ class Session:
         restore_optimizer(self._optimizer, saved.tensors["optimizer"], str(newest))
         self._step.scaler.load_state_dict(saved.state["scaler"])
         state = LoopState.restored(saved.step, saved.state["loop"])
+        met = {kind: [RowFault(*row) for row in rows] for kind, rows in saved.state["met"].items()}
+        self._prepared.policy.recall(**met)
         self._checkpoints.point("best", None if state.best.value is None else state.best.step)
         self._records.rewind(state.step, state.evaluated == state.step)
         _log.info("resumed after step %d of %d", state.step, self._steps)
@@ -92,7 +99,7 @@ class Session:
 
     @property
     def _evaluate_every(self) -> int:
-        return self._recipe.evaluation.every or self._order.steps_per_epoch
+        return self._recipe.evaluation.every or self._course.steps_per_epoch or self._steps
 
     def fit(self, state: LoopState) -> None:
         """Train from `state` to the end."""
@@ -100,19 +107,14 @@ class Session:
         train = recipe.train
         times = Timetable(
             steps=self._steps,
-            steps_per_epoch=self._order.steps_per_epoch,
+            steps_per_epoch=self._course.steps_per_epoch or math.inf,
             evaluate_every=self._evaluate_every,
             save_every=self._save_every,
             measure=recipe.evaluation.best_by,
             stop=train.stop,
         )
-        micro = train.batch_size if train.micro_batch == "auto" else train.micro_batch
-        workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
-        source = windows(
-            prepared.splits["train"], self._order, state.step, self._steps, micro, workers, prepared.policy
-        )
         if not self._run.plan.is_file() and state.step < self._steps:
-            cost = predicted_cost(prepared, self._forward, self._order, self._steps, micro)
+            cost = predicted_cost(prepared, self._forward, self._course, self._steps)
             write_json(self._run.plan, {"format": FORMAT, "predicted": cost.document(), "measured": None})
         if self._observer is not None:
             self._observer.on_phase("train", self._steps)
@@ -129,7 +131,8 @@ class Session:
             observers=[self._records, *([self._observer] if self._observer else [])],
             asked=self._asked,
         )
-        with closing(source):  # which ends the workers, however the run ends
+        workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
+        with closing(self._course.windows(state.step, self._steps, workers)) as source:
             loop.run(source, state)
 
     def _measure(self) -> dict[str, float]:
@@ -169,7 +172,11 @@ class Session:
         return {"model": model_tensors(self._prepared.model), "optimizer": optimizer_tensors(self._optimizer)}
 
     def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
-        saved = Checkpoint(
-            step, self._tensors(), {"loop": dict(state), "scaler": self._step.scaler.state_dict()}
-        )
+        policy = self._prepared.policy
+        met = {
+            kind: [astuple(row) for row in rows if row not in self._checked]
+            for kind, rows in (("bad", policy.faults), ("long", policy.long))
+        }
+        scaler = self._step.scaler.state_dict()
+        saved = Checkpoint(step, self._tensors(), {"loop": dict(state), "scaler": scaler, "met": met})
         self._checkpoints.save(saved, best)

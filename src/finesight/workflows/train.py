@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,22 @@ def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observe
     prepared = prepare(recipe, notices, observer, lambda: _stop_if(asked, "while the data were checked"))
     _same_data(run, prepared)
     _record_environment(run, recipe, prepared)
-    write_table(run.faults, ("file", "row", "column", "reason"), _fault_rows(prepared))
+    known = len(prepared.policy.listed)
     checkpoints = Checkpoints(run.checkpoints, notices)
     checkpoints.clean()
     save_skeleton(run.checkpoints / SKELETON, prepared.model.config, prepared.processor)
 
     session = Session(recipe, run, prepared, checkpoints, asked, observer)
     state = session.restore()
-    session.fit(state)
+    try:
+        _list_faults(run, prepared)
+        session.fit(state)
+    finally:
+        met = len(prepared.policy.listed) - known
+        if met:
+            told = "rows that training met are not learned from, or not as they are; they are listed in faults.csv"
+            notices.add("dropped", told, met)
+            _list_faults(run, prepared)
     write_json(run.notices, notices.rows())
     best = checkpoints.best_or_last()
     restore_model(prepared.model, load_checkpoint(best).tensors["model"], str(best))
@@ -106,8 +115,9 @@ def _began_with(run: RunDirectory) -> dict[str, Any] | None:
     return json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else None
 
 
-def _fault_rows(prepared: Prepared) -> list[tuple[object, ...]]:
-    return [(fault.file, fault.row, fault.column, fault.reason) for fault in prepared.policy.listed]
+def _list_faults(run: RunDirectory, prepared: Prepared) -> None:
+    rows = [(fault.file, fault.row, fault.column, fault.reason) for fault in prepared.policy.listed]
+    write_table(run.faults, ("file", "row", "column", "reason"), rows)
 
 
 def _same_data(run: RunDirectory, prepared: Prepared) -> None:
@@ -115,19 +125,23 @@ def _same_data(run: RunDirectory, prepared: Prepared) -> None:
     began, now = _began_with(run), prepared.fingerprints
     if began is None:
         return
-    before = began["data"]
+    before, facts = began["data"], prepared.facts()["data"]
     names = sorted(before.keys() | now.keys())
     changed = [name for name in names if before.get(name, {}).get("fingerprint") != now.get(name)]
     if changed:
         counts = "; ".join(
-            f"{name}: {before.get(name, {}).get('samples', 0)} samples then, {len(prepared.splits.get(name, ()))} now"
-            for name in changed
+            f"{name}: {_samples(before.get(name))} then, {_samples(facts.get(name))} now" for name in changed
         )
         raise RunError(
             f"the data changed since this run began ({counts})",
             ", ".join(f"data.{name}" for name in changed),
             "put the data back as they were, or begin another run by `run.name=…`",
         )
+
+
+def _samples(facts: Mapping[str, Any] | None) -> str:
+    found = (facts or {}).get("samples", 0)
+    return "a stream" if found is None else f"{found} samples"
 
 
 def _finish(
@@ -154,11 +168,11 @@ def _finish(
             observer,
             lambda: _stop_if(asked, f"while answering {split}, after the last step"),
         )
-        scores, comparisons = score_split(predictions, recipe, split, examples, prepared.splits["train"])
+        scores, comparisons = score_split(predictions, recipe, split, examples, prepared.splits.get("train"))
         keep_pictures(run, split, predictions, examples, recipe.report.pictures)
     if run.plan.is_file():
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
-        measured = measured_cost(recipe, prepared, state.step, state.seconds)
+        measured = measured_cost(prepared, state)
         write_json(run.plan, {**plan, "measured": measured.document()})
     document = results_document(scores, comparisons)
     facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}

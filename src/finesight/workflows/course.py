@@ -1,0 +1,184 @@
+"""What a run learns from, step by step: samples by number, or a stream of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from finesight.config.recipe import Recipe
+from finesight.core.batch import Batch
+from finesight.core.errors import Fault, RecipeError
+from finesight.core.sample import Sample
+from finesight.data.dataset import ExampleSet
+from finesight.data.loader import Windows, windows
+from finesight.data.order import Order
+from finesight.data.policy import Policy
+from finesight.data.samples import Access, open_rows
+from finesight.data.sets import name_of
+from finesight.data.stream import StreamSet
+from finesight.data.stream_rows import Head, StreamRows, look_ahead
+from finesight.data.workers import Workers
+from finesight.runtime.notices import Notices
+
+_LOOK = 100
+"""Rows of a stream that are looked at before step 1 where no tokenizer is to learn from them."""
+
+
+class Course(Protocol):
+    """The windows of a run, one a step."""
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of one pass; None where nobody knows before its end."""
+
+    def windows(self, start: int, stop: int, workers: Workers) -> Windows:
+        """The windows of steps `start` to `stop` (excluded)."""
+
+    def first(self) -> tuple[Batch, ...]:
+        """A window as that of step 1, to see what it takes."""
+
+    def counts(self, steps: int) -> dict[str, int]:
+        """`samples`, `tokens` and `supervised_tokens` of the first `steps` steps, as far as they can be known."""
+
+
+@dataclass(frozen=True)
+class ByNumber:
+    """Samples that can be asked for by number, in an order of the whole."""
+
+    examples: ExampleSet
+    order: Order
+    micro_batch: int
+    policy: Policy
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass."""
+        return self.order.steps_per_epoch
+
+    def windows(self, start: int, stop: int, workers: Workers) -> Windows:
+        """The windows of steps `start` to `stop` (excluded)."""
+        return windows(self.examples, self.order, start, stop, self.micro_batch, workers, self.policy)
+
+    def first(self) -> tuple[Batch, ...]:
+        """The window of step 1."""
+        return next(self.windows(0, 1, Workers()))
+
+    def counts(self, steps: int) -> dict[str, int]:
+        """`samples`, `tokens` and `supervised_tokens` of the first `steps` steps; equal passes are counted once."""
+        order, whole = self.order, self.order.steps_per_epoch
+        passes, left = divmod(steps, whole)
+        lengths, supervised = self.examples.lengths, self.examples.supervised_lengths
+
+        def of(first: int, count: int) -> np.ndarray:
+            seen = [order.batch(step)[1] for step in range(first, first + count)]
+            chosen = np.concatenate([np.empty(0, dtype=np.int64), *seen])
+            return np.array([len(chosen), lengths[chosen].sum(), supervised[chosen].sum()])
+
+        if order.varies:
+            total = sum((of(number * whole, whole) for number in range(passes)), of(passes * whole, left))
+        else:
+            total = passes * of(0, whole) + of(passes * whole, left)
+        return dict(zip(("samples", "tokens", "supervised_tokens"), total.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Samples that come one after another."""
+
+    stream: StreamSet
+    head: Head
+    batch_size: int
+    micro_batch: int
+    policy: Policy
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of one pass; None where nobody knows before its end."""
+        length = self.stream.rows.length
+        return None if length is None else -(-length // self.batch_size)
+
+    def windows(self, start: int, stop: int, workers: Workers) -> Windows:
+        """The windows of steps `start` to `stop` (excluded)."""
+        return self.stream.windows(self.batch_size, start, stop, self.micro_batch, workers, self.policy)
+
+    def first(self) -> tuple[Batch, ...]:
+        """A window of the first rows of the stream."""
+        return self._first
+
+    @cached_property
+    def _first(self) -> tuple[Batch, ...]:
+        return self.stream.window_of(self.head.rows, self.micro_batch, self.policy)
+
+    def counts(self, steps: int) -> dict[str, int]:
+        """As many as in the first rows of the stream, in each step."""
+        first = self._first
+        return {
+            "samples": steps * sum(len(batch.ids) for batch in first),
+            "tokens": steps * sum(batch.tokens for batch in first),
+            "supervised_tokens": steps * sum(batch.supervised for batch in first),
+        }
+
+
+def steps_of(recipe: Recipe, course: Course) -> int:
+    """Optimizer steps of a whole run."""
+    return recipe.train.max_steps or (recipe.train.epochs or 1) * (course.steps_per_epoch or 1)
+
+
+def open_stream(
+    recipe: Recipe, policy: Policy, notices: Notices, tick: Callable[[int], object]
+) -> tuple[StreamRows, Head]:
+    """The training samples that are a stream, and a look at the first of them.
+
+    Raises RecipeError for all that a stream of this kind cannot have, and DataError by the policy.
+    """
+    source = recipe.data.train
+    assert not isinstance(source, tuple)
+    access = Access(recipe.data.allow_urls, recipe.data.allow_outside)
+    rows = StreamRows(open_rows(source, name_of(source, 0, 1), access))
+    _refuse(recipe, rows.length)
+    for kind, text in rows.source.said:
+        notices.add(kind, text)
+    file, scratch = rows.source.reader.file, recipe.model.scratch is not None
+    notices.add(
+        "stream",
+        f"{file} is read as it comes: {source.buffer:,} rows are shuffled among each other, samples are not grouped by "
+        "length, and neither ids nor samples that are in `val` or `test` too are looked for",
+    )
+    if scratch:
+        notices.add("stream", f"the tokenizer learns from the first {source.buffer:,} rows of {file}")
+    count = source.buffer if scratch else min(source.buffer, _LOOK)
+    decode = recipe.data.check != "quick"
+    return rows, look_ahead(rows, count, recipe.train.batch_size, decode, policy, notices, tick)
+
+
+def words_of(samples: Sequence[Sample]) -> list[str]:
+    """All that is said in some samples."""
+    return [turn.text for sample in samples for turn in sample.messages]
+
+
+def _refuse(recipe: Recipe, length: int | None) -> None:
+    """Raise RecipeError with all that needs to know how many samples there are, where nobody does."""
+    faults = []
+    if length is None and recipe.train.max_steps is None:
+        faults.append(
+            Fault(
+                "`data.train` is a stream whose length nobody knows, so `epochs` does not say how long it trains",
+                "train.epochs",
+                "give `train.max_steps`, and take `epochs` out (`train.epochs=null`)",
+            )
+        )
+    measures = recipe.data.val is not None
+    if length is None and recipe.evaluation.every is None and (measures or recipe.train.save_every is None):
+        key = "evaluation.every" if measures else "train.save_every"
+        what = "evaluations" if measures else "checkpoints"
+        faults.append(
+            Fault(
+                f"{what} come once an epoch unless `{key}` is there, and nobody knows when an epoch of this stream ends",
+                key,
+                f"give `{key}`, a number of steps",
+            )
+        )
+    if faults:
+        raise RecipeError.of(faults)
