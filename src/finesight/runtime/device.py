@@ -39,9 +39,9 @@ def choose_device(
     if name == "cpu":
         keep_freed_memory()
     if asked == "auto" and name == "cpu":
-        notices.add(
-            "device", f"no GPU was found: it computes on the CPU with {torch.get_num_threads()} threads"
-        )
+        threads = torch.get_num_threads()
+        told = f"{threads} thread{'s' if threads > 1 else ''}"
+        notices.add("device", f"no GPU was found: it computes on the CPU with {told}")
     return torch.device(name)
 
 
