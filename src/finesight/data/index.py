@@ -28,7 +28,7 @@ _FORM = 1
 """Format number of an index in the cache, and of what the scans take for a row."""
 _SMALL = 1 << 20
 """Bytes below which a file's index is not kept."""
-_BLOCK = 1 << 20
+_BLOCK = 1 << 19
 """Bytes that are scanned at once."""
 _SELDOM = 1 << 10
 """Bytes from one mark to the next from which on it is quicker to seek each than to look at every byte."""
@@ -59,7 +59,7 @@ class Scan(Protocol):
         """The last offsets, once all blocks were seen."""
 
 
-def few(data: bytes, marks: bytes) -> Offsets | None:
+def few(data: bytes, marks: bytes) -> list[int] | None:
     """Where any of some bytes stand in `data`, in order; None where they are not seldom."""
     found: list[int] = []
     left = len(data) // _SELDOM
@@ -71,13 +71,15 @@ def few(data: bytes, marks: bytes) -> Offsets | None:
             found.append(place)
             left -= 1
             place = data.find(sought, place + 1)
-    return np.array(found if len(marks) == 1 else sorted(found), np.int64)
+    return sorted(found)
 
 
 def places(data: bytes, mark: int) -> Offsets:
     """Where a byte stands in `data`, in order."""
     found = few(data, bytes((mark,)))
-    return np.flatnonzero(np.frombuffer(data, np.uint8) == mark) if found is None else found
+    if found is None:
+        return np.flatnonzero(np.frombuffer(data, np.uint8) == mark)
+    return np.array(found, np.int64)
 
 
 class FileIndex:

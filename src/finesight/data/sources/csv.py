@@ -40,7 +40,6 @@ class CsvReader:
             place = f"row {error.row}" if error.row > 0 else "header"
             raise DataError(error.what, f"{self.file}, {place}", error.mend) from error
         self.notes = self._index.notes
-        self._nulls = bool(self._index.facts["nulls"])
         if len(self._index.offsets) == 1:
             raise DataError("the file is empty", self.file, "give a file with a header row and rows below it")
         if len(self._index.offsets) == 2:
@@ -101,7 +100,7 @@ class CsvReader:
             what = f"the row has {(end - start) >> 20:,} MiB; at most {LARGEST_ROW >> 20} are let in"
             raise DataError(what, where, "check whether a line break or a quote is missing in this row")
         data = self._index.read(start, end, where)
-        if self._nulls and b"\0" in data:
+        if b"\0" in data:
             raise DataError("the row contains a null character", where, "save the file as UTF-8 text")
         return data
 

@@ -10,24 +10,28 @@ anything else it ends outside (it closes, or it is part of the field). With that
 import numpy as np
 from numpy.typing import NDArray
 
-from finesight.data.index import Broken, Offsets, places
+from finesight.data.index import Broken, Offsets, few, places
 
 BOM = b"\xef\xbb\xbf"
 
 _QUOTE, _LF, _CR = 34, 10, 13
+_MARKS = bytes((_QUOTE, _LF, _CR))
 _CHECK = "check the quotes, line ends and delimiter in and around this row"
 _LONE_RETURN = "the file is not valid CSV: a carriage return stands alone, without a line feed after it"
+
+
+_Found = tuple[Offsets, list[int], list[int]]
+"""Line feeds that end lines; what follows a closing quote and may not; what follows a lone return."""
 
 
 class CsvScan:
     """The offsets of the header, of each row, and of the file's end; blank lines are no rows.
 
     It is strict, as `csv.reader(strict=True)` is: a closing quote must end its field, a carriage return its line.
-    `facts["nulls"]` says whether there is a null character anywhere.
     """
 
     def __init__(self, delimiter: str) -> None:
-        self.facts: dict[str, int] = {"nulls": 0}
+        self.facts: dict[str, int] = {}
         self._delimiter = ord(delimiter)
         self._at = 0  # of the block in the file
         self._rows = 0  # that began before this block
@@ -47,20 +51,16 @@ class CsvScan:
             self._at, data = len(BOM), data[len(BOM) :]
         if not data:
             return np.empty(0, np.int64)
-        if not self.facts["nulls"] and b"\0" in data:
-            self.facts["nulls"] = 1
-        returned = self._before == _CR and not self._inside
-        lasts, after, misplaced = self._runs(data)
-        ends = places(data, _LF)
-        ends = ends[~self._at_marks(lasts, after, ends)]
-        wrong = [*misplaced[:1], *self._lone_returns(data, lasts, after, returned)[:1]]
+        returned = self._before == _CR and not self._inside and data[0] not in (_CR, _LF)
+        marks = few(data, _MARKS)
+        ends, misplaced, returns = self._counted(data) if marks is None else self._walked(data, marks)
+        wrong = [*misplaced[:1], *returns[:1], *([0] if returned else [])]
         if wrong:
             raise self._refused(data, ends, min(wrong), min(wrong) in misplaced)
         starts = self._starts(data, ends)
         found = starts + self._at
         self._rows, self._blank = self._rows + len(starts), self._begins_blank(data, ends)
         self._fresh = bool(len(ends)) and int(ends[-1]) == len(data) - 1
-        self._inside = bool(after[-1])
         self._at, self._before = self._at + len(data), data[-1]
         return found
 
@@ -69,6 +69,42 @@ class CsvScan:
         if self._inside:
             raise Broken("a quote is opened and not closed", self._rows - 1, _CHECK)
         return np.array([self._at], np.int64)
+
+    def _walked(self, data: bytes, marks: list[int]) -> _Found:
+        """Mark by mark, which is quicker where there are few of them."""
+        inside, closed, last = self._inside, -1 if self._closed else -2, len(data) - 1
+        opens, ends, misplaced, returns = (self._delimiter, _LF), list[int](), list[int](), list[int]()
+        follows = (*opens, _CR, _QUOTE)
+        if self._closed and data[0] not in follows:
+            misplaced.append(0)
+        for place in marks:
+            kind = data[place]
+            if kind == _QUOTE:
+                if inside:
+                    inside, closed = False, place
+                    if place < last and data[place + 1] not in follows:
+                        misplaced.append(place + 1)
+                elif closed == place - 1:  # that one and this are a doubled quote
+                    inside = True
+                else:
+                    inside = (data[place - 1] if place else self._before) in opens
+            elif not inside:
+                if kind == _LF:
+                    ends.append(place)
+                elif place < last and data[place + 1] not in (_CR, _LF):
+                    returns.append(place + 1)
+        self._inside, self._closed = inside, closed == last and not inside
+        return np.array(ends, np.int64), misplaced, returns
+
+    def _counted(self, data: bytes) -> _Found:
+        """All marks at once."""
+        lasts, after, misplaced = self._runs(data)
+        self._inside = bool(after[-1])
+        ends, returns, array = places(data, _LF), places(data, _CR), np.frombuffer(data, np.uint8)
+        ends = ends[~after[np.searchsorted(lasts, ends)]]
+        follows = returns[~after[np.searchsorted(lasts, returns)]] + 1
+        follower = array[np.minimum(follows, len(data) - 1)]
+        return ends, misplaced, follows[(follower != _LF) & (follower != _CR)].tolist()
 
     def _runs(self, data: bytes) -> tuple[Offsets, NDArray[np.bool_], list[int]]:
         """The runs of quotes in a block: the last place of each; whether inside comes before the first and after each;
@@ -93,26 +129,9 @@ class CsvScan:
         closing = np.where(odd, after[:-1], opening & ~after[:-1])
         closed = bool(closing[-1]) if len(lasts) else closed and head == len(data)
         self._closed = closed and data[-1] == _QUOTE
-        follower = array[
-            np.minimum(lasts + 1, len(data) - 1)
-        ]  # of the block's last quote it is that quote itself
+        follower = array[np.minimum(lasts + 1, len(data) - 1)]  # of a quote at the end, that quote itself
         misplaced = lasts[closing & ~self._follows[follower] & (follower != _QUOTE)] + 1
         return lasts, after, [*wrong, *misplaced.tolist()]
-
-    def _at_marks(self, lasts: Offsets, after: NDArray[np.bool_], marks: Offsets) -> NDArray[np.bool_]:
-        """Whether each of some places lies inside quotes."""
-        inside: NDArray[np.bool_] = after[np.searchsorted(lasts, marks)]
-        return inside
-
-    def _lone_returns(
-        self, data: bytes, lasts: Offsets, after: NDArray[np.bool_], returned: bool
-    ) -> list[int]:
-        """Carriage returns outside quotes that no line end follows, by the place of what follows them."""
-        returns = places(data, _CR)
-        outside = returns[~self._at_marks(lasts, after, returns)] + 1
-        follower = np.frombuffer(data, np.uint8)[np.minimum(outside, len(data) - 1)]
-        wrong = outside[(follower != _LF) & (follower != _CR)].tolist()
-        return [0, *wrong] if returned and data[0] not in (_CR, _LF) else wrong
 
     def _starts(self, data: bytes, ends: Offsets) -> Offsets:
         """Rows begin after line ends; a line that begins with its end is blank."""

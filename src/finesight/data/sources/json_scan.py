@@ -134,9 +134,11 @@ class ItemScan:
 
     def _within(self, raw: bytes, at: int) -> Offsets:
         data = np.frombuffer(raw, np.uint8)
-        marks = few(raw, b'"\\[]{},')
-        if marks is None:  # the bit 32 turns [ \ ] into { | }
+        seldom = few(raw, b'"\\[]{},')
+        if seldom is None:  # the bit 32 turns [ \ ] into { | }
             marks = np.flatnonzero((data == _QUOTE) | (data == _COMMA) | ((data | 32) - np.uint8(123) < 3))
+        else:
+            marks = np.array(seldom, np.int64)
         kinds = data[marks]
         quotes = kinds == _QUOTE
         if self._odd or (kinds == _BACKSLASH).any():
