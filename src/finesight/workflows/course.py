@@ -16,7 +16,7 @@ from finesight.data.loader import Windows, windows
 from finesight.data.order import Order
 from finesight.data.policy import Policy
 from finesight.data.samples import Access, open_rows
-from finesight.data.sets import name_of
+from finesight.data.sets import source_name
 from finesight.data.stream import StreamSet
 from finesight.data.stream_rows import Head, StreamRows, look_ahead
 from finesight.data.workers import Workers
@@ -136,7 +136,7 @@ def open_stream(
     source = recipe.data.train
     assert not isinstance(source, tuple)
     access = Access(recipe.data.allow_urls, recipe.data.allow_outside)
-    rows = StreamRows(open_rows(source, name_of(source, 0, 1), access))
+    rows = StreamRows(open_rows(source, source_name(source, 0, 1), access))
     _refuse(recipe, rows.length)
     for kind, text in rows.source.said:
         notices.add(kind, text)
