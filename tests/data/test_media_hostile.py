@@ -82,11 +82,40 @@ def jpeg_head(middle: bytes) -> bytes:
     return data[:20] + middle + data[20:]
 
 
+def jpeg_of_size(width: int, height: int) -> bytes:
+    """A small JPEG that says that it is large."""
+    data = make.encode(make.gradient(), "JPEG")
+    frame = data.index(b"\xff\xc0")
+    return data[: frame + 5] + struct.pack(">HH", height, width) + data[frame + 9 :]
+
+
 def many_scans() -> bytes:
     """A progressive JPEG of 3,000² pixels with 5,000 more passes over them."""
     data = make.encode(np.zeros((3000, 3000), np.uint8), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * 5000 + b"\xff\xd9"
+
+
+def repeated_scan(progressive: bool) -> bytes:
+    """A JPEG of 3,000² gray pixels whose only scan stands there 5,000 times."""
+    data = make.encode(np.zeros((3000, 3000), np.uint8), "JPEG", progressive=progressive, quality=50)
+    scan = data.index(b"\xff\xda")
+    return data[:-2] + data[scan:-2] * 5000 + b"\xff\xd9"
+
+
+def single_channel_scans() -> bytes:
+    """A baseline JPEG of three channels, each in scans of its own, a thousand of them."""
+    size = 2000
+    head = b"\xff\xd8\xff\xdb\0\x43\0" + b"\1" * 64
+    head += b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, size, size, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
+    codes = bytes([1]) + bytes(15) + b"\0"  # one code, of one bit: nothing changes, nothing follows
+    head += b"\xff\xc4" + struct.pack(">HB", 3 + len(codes), 0) + codes
+    head += b"\xff\xc4" + struct.pack(">HB", 3 + len(codes), 0x10) + codes
+    scans = [
+        b"\xff\xda" + struct.pack(">HBBB", 8, 1, 1 + n % 3, 0) + b"\0\x3f\0" + bytes(size * size // 256)
+        for n in range(999)
+    ]
+    return head + b"".join(scans) + b"\xff\xd9"
 
 
 def squeezed(length: int) -> bytes:
@@ -124,6 +153,10 @@ BOMBS = {
     "JPEG segments": lambda: jpeg_head(b"\xff\xfe\0\2" * 4_000_000),
     "JPEG junk": lambda: jpeg_head(bytes(32_000_000)),
     "JPEG scans": many_scans,
+    "JPEG scan repeated": lambda: repeated_scan(False),
+    "JPEG progressive scan repeated": lambda: repeated_scan(True),
+    "JPEG scans of one channel": single_channel_scans,
+    "JPEG canvas": lambda: jpeg_of_size(65_535, 65_535),
     "TIFF loop": lambda: make.tiff((1, 1), 8, b"\0", then=10),
     "TIFF pair": tiff_pair,
     "TIFF inner loop": lambda: make.tiff((1, 1), 8, b"\0", (34665, 4, 1, 10)),

@@ -111,6 +111,7 @@ def _too_many(what: str) -> Refusal:
 
 def _check_jpeg(data: bytes) -> None:
     position, end = 2, len(data) - 4
+    frames: list[tuple[int, int]] = []
     for _ in range(_STEPS):
         if position > end:
             return
@@ -118,12 +119,16 @@ def _check_jpeg(data: bytes) -> None:
         if data[position] != 0xFF or marker == 0xFF:
             position += 1
         elif marker == 0xDA:
+            if len(frames) == 1 and frames[0] in ((0xC0, data[position + 4]), (0xC1, data[position + 4])):
+                return  # all channels in one scan, after which the decoder wants the end of the file
             if data.count(b"\xff\xda", position) > _SCANS:
                 raise _too_many(f"more than {_SCANS} scans")
             return
         elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:
             position += 2
         else:
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 < len(data):
+                frames.append((marker, data[position + 9]))  # how it is coded, and the number of its channels
             position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4]))
     raise _too_many("no pixels after thousands of segments")
 
