@@ -4,7 +4,7 @@ import base64
 import csv
 import io
 import json
-import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +351,7 @@ def test_the_screen_tells_what_is_learned(place: Place) -> None:
     assert "Which [bold]colours[/bold]?" in said
     assert "<image>×4" in said
     learned = said[said.index("⟦") : said.index("⟧") + 1]
-    assert re.sub(r"(?<!<)\|(?!>)", "", learned) == "⟦red,·blue<|end|>⟧"
+    assert learned.replace(" ", "") == "⟦red,·blue<|end|>⟧"
     assert "1 of 14 rows cannot be used." in said
     assert "the answer is empty" in said
 
@@ -483,6 +483,26 @@ def test_pictures_of_turns_that_are_dropped_go_with_them(place: Place) -> None:
     assert (fed.pictures, len(fed.tensors["pixel_values"])) == ((left,), left)
     assert (fed.tensors["input_ids"] == 1).sum() == 4 * left  # visual tokens
     assert sum(turn["parts"].count(None) for turn in shown["turns"]) == left
+
+
+def test_the_first_rows_of_a_stream(place: Place) -> None:
+    with tarfile.open(place.folder / "shard.tar", "w") as tar:
+        for number in range(9):
+            files = {"png": PICTURE, "txt": b"" if number == 3 else f"answer {number}".encode()}
+            for kind, data in files.items():
+                member = tarfile.TarInfo(f"{number:04}.{kind}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    columns = {"image": "png", "answer": "txt"}
+    source = {"source": "tar", "path": str(place.folder / "shard.tar"), "columns": columns, "stream": True}
+    place.data["train"], place.data["on_bad_row"] = {**source, "buffer": 5}, "skip"
+    for words, rows, of in (((), 5, None), (("--rows", "7"), 7, None), (("--rows", "20"), 9, 9)):
+        result = place.inspect(*words)
+        assert result["read"] == {"rows": rows, "of": of}
+        assert (result["rows"], result["faults"]) == (rows, 1)
+        assert place.faults[0]["reason"] == "the answer is empty"
+        page = (place.out / "samples.html").read_text(encoding="utf-8")
+        assert (f"the first {rows} rows of a stream" in page) == (of is None)
 
 
 def test_damaged_tables_never_end_in_a_traceback(place: Place, proof_factor: int) -> None:

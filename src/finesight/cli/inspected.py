@@ -75,18 +75,17 @@ def _print_view(view: View) -> None:
 
 
 def _tokens(pieces: Sequence[Piece]) -> Text:
-    """The tokens with bars between, those that are learned from in brackets, which stay where there is no colour."""
-    text, inside = Text("tokens    ", style=""), False
-    text.stylize("dim")
-    for piece in pieces[:_MOST_PIECES]:
-        if piece.learned != inside:
-            text.append("⟦" if piece.learned else "⟧", _LEARNED)
-            inside = piece.learned
-        else:
-            text.append("|", "dim")
+    """The tokens with blanks between, those that are learned from in brackets, which stay where there is no colour."""
+    text, before = Text.assemble(("tokens    ", "dim")), False
+    for number, piece in enumerate(pieces[:_MOST_PIECES]):
+        if before and not piece.learned:
+            text.append("⟧", _LEARNED)
+        text.append(" " if number else "")
+        if piece.learned and not before:
+            text.append("⟦", _LEARNED)
         text.append(visible(piece), _LEARNED if piece.learned else _STYLES[piece.kind])
-    if inside:
-        text.append("⟧", _LEARNED)
+        before = piece.learned
+    text.append("⟧" if before else "", _LEARNED)
     if len(pieces) > _MOST_PIECES:
         text.append(f" … and {len(pieces) - _MOST_PIECES:,} more", "dim")
     return text

@@ -1,6 +1,6 @@
 """Surveys of all splits of a recipe: every source read, samples dealt to their splits, then measured for one model."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.check import hashed
 from finesight.data.encoded import can_be_sent
+from finesight.data.held import HeldRows
 from finesight.data.lengths import Limit
 from finesight.data.parallel import over_rows
 from finesight.data.samples import Access, RowSource, open_rows
@@ -42,9 +43,9 @@ Watch = Callable[[str, int], Callable[[int], object]]
 class Surveyed:
     """One split: its sources, its samples, the rows that cannot be used, and the `long` ones that were made to fit.
 
-    `of` counts the rows of its own sources, `read` those that were read and `left_out` those among them that `where`
-    does not want: all 0 for a split of the training data, whose rows were read there. `tokens` and `supervised` (N,)
-    are there once a model is known.
+    `of` counts the rows of its own sources (None where a stream may have more), `read` those that were read and
+    `left_out` those among them that `where` does not want: all 0 for a split of the training data, whose rows were read
+    there. `tokens` and `supervised` (N,) are there once a model is known.
     """
 
     sources: tuple[RowSource, ...]
@@ -52,7 +53,7 @@ class Surveyed:
     bad: tuple[Bad, ...] = ()
     long: tuple[Bad, ...] = ()
     read: int = 0
-    of: int = 0
+    of: int | None = 0
     left_out: int = 0
     tokens: np.ndarray | None = None
     supervised: np.ndarray | None = None
@@ -73,9 +74,9 @@ class Surveyed:
             raise DataError("the row changed while it was in use", origin, "put it back, and begin again")
         return sample
 
-    def words(self) -> Iterator[str]:
-        """The words of all turns of all samples."""
-        for index in range(len(self)):
+    def words(self, most: int | None = None) -> Iterator[str]:
+        """The words of all turns of all samples, or of the first `most`."""
+        for index in range(len(self) if most is None else min(len(self), most)):
             yield from (turn.text for turn in self.sample(index, pictures=False).messages)
 
     def taken(self, mask: np.ndarray) -> "Surveyed":
@@ -89,8 +90,9 @@ def survey_splits(
 ) -> dict[str, Surveyed]:
     """The splits that a recipe has, every row of theirs looked at; or `rows` of each source, evenly spread.
 
-    A split of the training data is dealt as training does; with `rows`, among those that were read. Raises DataError
-    with the faults of all sources that cannot be opened.
+    Of a stream the first `rows` are read, or as many as its buffer holds. A split of the training data is dealt as
+    training does; with `rows`, among those that were read. Raises DataError with the faults of all sources that cannot
+    be opened.
     """
     parts = {
         purpose: _part(opened, purpose, rows, jobs, watch)
@@ -132,9 +134,22 @@ def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
     return found
 
 
+def _held(opened: RowSource, purpose: str, rows: int | None, watch: Watch) -> RowSource:
+    """The source itself, or the first rows of one that is a stream."""
+    if isinstance(opened.reader, Sized):
+        return opened
+    most = rows or opened.source.buffer
+    return replace(opened, reader=HeldRows(opened.reader, most, watch(f"read {purpose}", most)))
+
+
+def _is_held(opened: RowSource) -> bool:
+    return isinstance(opened.reader, HeldRows)
+
+
 def _part(
     sources: tuple[RowSource, ...], purpose: str, rows: int | None, jobs: int, watch: Watch
 ) -> Surveyed:
+    sources = tuple(_held(opened, purpose, rows, watch) for opened in sources)
     chosen = [spread(len(opened.reader), rows) for opened in sources]
     total = sum(map(len, chosen))
     tick, before, looked = watch(f"look at {purpose}", total), 0, []
@@ -152,7 +167,8 @@ def _part(
             read -= int((chosen[number] > last).sum())
     bad.sort(key=lambda fault: (fault.source, fault.row))
     survey = replace(survey.take(kept), notes=survey.notes)
-    of = sum(len(opened.reader) for opened in sources)
+    endless = any(isinstance(opened.reader, HeldRows) and not opened.reader.whole for opened in sources)
+    of = None if endless else sum(len(opened.reader) for opened in sources)
     left_out = read - len(survey) - len(bad)
     return Surveyed(sources, survey, tuple(bad), read=read, of=of, left_out=left_out)
 
@@ -171,7 +187,7 @@ def _look_at(
     results = over_rows(
         task,
         len(chosen),
-        jobs,
+        0 if _is_held(opened) else jobs,
         lambda done: tick(before + done),
         place=lambda at: str(opened.reader.origin(int(chosen[at]))),
     )
@@ -223,7 +239,8 @@ def _measured(
 ) -> Surveyed:
     survey = part.survey
     task = MeasureSamples(part.sources, survey.source, survey.row, ports, limit)
-    jobs = jobs if jobs and len(part) > _MANY and can_be_sent(ports) else 0
+    many = len(part) > _MANY and not any(map(_is_held, part.sources))
+    jobs = jobs if jobs and many and can_be_sent(ports) else 0
     results = over_rows(task, len(part), jobs, tick, patience=_PATIENCE, place=lambda at: _place(part, at))
     whole = measured(results)
     good = whole.tokens > 0

@@ -68,7 +68,9 @@ def deck(summary: Mapping[str, Any]) -> list[str]:
     """What was read, how long the samples are, and how much of them is learned from, as sentences."""
     read, tokens = summary["read"], summary["tokens"]
     said = []
-    if read["rows"] < read["of"]:
+    if read["of"] is None:
+        said.append(f"Read were the first {count(read['rows'])} rows of a stream: others may hold faults.")
+    elif read["rows"] < read["of"]:
         said.append(
             f"Read were {count(read['rows'])} of {count(read['of'])} rows, evenly spread: the others may hold faults."
         )

@@ -13,6 +13,7 @@ from finesight.core.rundir import RunDirectory
 from finesight.core.view import View
 from finesight.data.leaks import Twice, find_twice
 from finesight.data.parallel import cores
+from finesight.data.stream_rows import streamed
 from finesight.data.surveys import Surveyed, Watch, measure, survey_splits
 from finesight.reports.samples import render
 from finesight.runtime.files import write_json, write_table, write_text
@@ -86,7 +87,8 @@ def inspect(
     notices, watch = Notices(), _watch(observer)
     workers = cores() if jobs is None else jobs
     parts = survey_splits(recipe.data, recipe.run.seed, notices, rows, workers, watch)
-    ports = recipe_ports(recipe, parts["train"].words())
+    stream = streamed(recipe.data)
+    ports = recipe_ports(recipe, parts["train"].words(stream.buffer if stream else None))
     parts = measure(parts, ports, limit_of(recipe), workers, watch)
     watch("compare", 0)
     twice = find_twice({name: part.survey for name, part in parts.items()})

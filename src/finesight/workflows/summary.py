@@ -34,13 +34,13 @@ def summarise(
     samples and faults. A faulty row that several splits read is one in the whole.
     """
     faults = fault_rows(parts.values())
-    samples = sum(map(len, parts.values()))
+    samples, counts = sum(map(len, parts.values())), [part.of for part in parts.values()]
     return {
         "format": FORMAT,
         "name": name,
         "read": {
             "rows": sum(part.read for part in parts.values()),
-            "of": sum(part.of for part in parts.values()),
+            "of": None if None in counts else sum(filter(None, counts)),
         },
         "rows": samples + len(faults),
         "samples": samples,
