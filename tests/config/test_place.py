@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from finesight.config import place
-from finesight.config.place import resolve_path
+from finesight.config.place import is_address, resolve_path
 from finesight.core.errors import DataError
 
 
@@ -52,3 +52,27 @@ def test_a_file_that_does_not_exist(tmp_path: Path, name: str, told: list[str]) 
 def test_shipped_paths_stay_inside() -> None:
     with pytest.raises(DataError, match="leads out of the shipped data"):
         resolve_path("shipped:../../recipes/quickstart.yaml")
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/rows.csv", "memory://x", "HTTPS://host/x", "zip::s3://bucket/x.zip"]
+)
+def test_addresses_are_told_from_paths(address: str) -> None:
+    assert is_address(address)
+    with pytest.raises(DataError, match="is an address") as error:
+        resolve_path(address, "data.train.path")
+    assert "data.train.path" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["rows.csv", "/a/b", "C://rows.csv", "a::b.csv", "shipped:flags/flags.csv", "a//b", ""]
+)
+def test_paths_are_no_addresses(path: str) -> None:
+    assert not is_address(path)
+
+
+@pytest.mark.parametrize("start", ["file://", "FILE://", "local://"])
+def test_local_addresses_are_paths(tmp_path: Path, start: str) -> None:
+    (tmp_path / "rows.csv").touch()
+    assert not is_address(f"{start}{tmp_path}/rows.csv")
+    assert resolve_path(f"{start}{tmp_path}/rows.csv") == tmp_path / "rows.csv"

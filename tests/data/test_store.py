@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finesight.core.errors import DataError
-from finesight.data.store import Store, fetch_file, find_table
+from finesight.data.store import Store, _below, fetch_file, find_table
 
 SECRET = b"this must not be read"
 
@@ -146,24 +146,28 @@ def test_files_at_an_address(memory: fsspec.AbstractFileSystem) -> None:
     assert Store("memory://").read("pics/a.png", "here") == b"a"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "../secret.png",
-            "deep/../../secret.png",
-            "/secret.png",
-            "memory://secret.png",
-            "memory://pics2/a.png",
-        ),
-        *("%2e%2e/secret.png", "%252e%252e/secret.png", "..\\secret.png", "memory://pics/../secret.png"),
-        *("file:///etc/passwd", "local:///etc/passwd", "https://example.org/a.png", "s3://bucket/a.png"),
-        *("simplecache::memory://secret.png", "", ".", "/", "a\0.png"),
-    ],
+LEADING_OUT = (
+    *("../secret.png", "deep/../../secret.png", "/secret.png", "memory://secret.png", "memory://pics2/a.png"),
+    *("%2e%2e/secret.png", "%252e%252e/secret.png", "..\\secret.png", "memory://pics/../secret.png"),
+    *("file:///etc/passwd", "local:///etc/passwd", "https://example.org/a.png", "s3://bucket/a.png"),
+    *("simplecache::memory://secret.png", "", ".", "/", "a\0.png", "/pics2/a.png", "/pics/../secret.png"),
 )
+
+
+@pytest.mark.parametrize("name", LEADING_OUT)
 def test_nothing_leads_out_of_an_address(memory: fsspec.AbstractFileSystem, name: str) -> None:
     with pytest.raises(DataError):
         Store("memory://pics").read(name, "here")
+    if not name.startswith(("file", "local")):  # those are names of files in memory that are not there
+        assert _below("/pics", "memory://pics", name, allow_outside=False) is None
+
+
+@pytest.mark.parametrize("name", ["a?x=../b", "a#b", "..%2fsecret", "a%5cb", "a/%2E%2E/b", "//other.org/a"])
+def test_nothing_leads_out_of_a_server(name: str) -> None:
+    assert _below("https://host/pics", "https://host/pics", name, allow_outside=False) is None
+    assert (
+        _below("https://host/pics", "https://host/pics", "a b/c.png", False) == "https://host/pics/a b/c.png"
+    )
 
 
 def test_outside_an_address(memory: fsspec.AbstractFileSystem) -> None:

@@ -55,6 +55,18 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_root() == tmp_path / "home" / ".cache" / "finesight"
 
 
+def test_no_home_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("FINESIGHT_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert find_entry("words", "key", 1) is None
+    with pytest.raises(NoCache, match="name a folder by FINESIGHT_CACHE"):
+        cached("words", "key", 1, never)
+
+
 def test_an_entry_is_made_once(root: Path) -> None:
     folder = cached("words", "key", 1, writes("a"))
     assert folder == cache_folder("words", "key") and folder.is_relative_to(root)
