@@ -113,6 +113,13 @@ def test_tables_that_cannot_be_joined(tmp_path: Path) -> None:
         sample_of("vqa", ROW, **recipe(semart(tmp_path), when={"need": "true"}))
 
 
+@pytest.mark.parametrize(("mark", "written"), [("\t", r"\t"), (";", ";")])
+def test_a_table_in_one_column_says_how_to_part_it(mark: str, written: str) -> None:
+    (fault,) = refused([{f"k{mark}f": f"a{mark}1"}], key="k").faults
+    assert fault.what == "there is no column `k`"
+    assert f'set `delimiter: "{written}"`' in fault.mend
+
+
 def test_a_column_of_the_same_name_that_is_not_chosen_is_no_clash(tmp_path: Path) -> None:
     rows = [{"name": "cat.png", "question": "other", "FACT": "A cat."}]
     facts = facts_of(

@@ -1,5 +1,6 @@
 """Samples that are too long: what each policy leaves out, and that a picture is never cut."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -233,6 +234,28 @@ def test_a_question_may_lose_the_rounds_before_it() -> None:
     narrow = replace(ports, context=len(last))  # there is no room for a token of the answer
     with pytest.raises(TooLong, match=f"the question has {len(encode_prompt(question, ports))} tokens"):
         encode(question, narrow, limit("drop_turns", 10_000), answering=True)
+
+
+# rows that are far too long
+
+
+def test_a_row_of_many_megabytes_takes_no_minutes() -> None:
+    """Neither its tokens are made, nor a conversation rendered once for each of its turns."""
+    began = time.process_time()
+    words = conversation("what?", "a bird " * 3_000_000)
+    turns = conversation(*["what?", "a bird"] * 5_000, pictures=(1,))
+    for sample in (words, turns):
+        for on_long in ("stop", "skip", "cut_answer"):
+            with pytest.raises(TooLong, match="more than 200 tokens"):
+                encode(sample, made("qwen"), limit(on_long, 200))
+    with pytest.raises(TooLong):
+        encode(words, made("qwen"), limit("drop_turns", 200))
+    with pytest.raises(TooLong, match="the question has more than 255 tokens"):
+        encode_prompt(turns, made("qwen"))
+    text = encode(turns, made("qwen"), limit("drop_turns", 200))
+    assert 100 < len(text.tokens) <= 200
+    assert text.note.endswith("the sample has more than 200 tokens, the model takes 200")
+    assert time.process_time() - began < 30
 
 
 # senses

@@ -129,10 +129,13 @@ def test_what_is_no_text() -> None:
 
 def test_challenge_rows_can_be_answered() -> None:
     """COCO's and VizWiz' test sets have no captions."""
-    for row in ({"image": CAT}, {"image": CAT, "caption": None, "references": []}):
+    for row in (
+        {"image": CAT, "image_id": 7},
+        {"image": CAT, "image_id": 7, "caption": None, "references": []},
+    ):
         sample = sample_of("coco", row)
         assert (shown(sample), sample.references) == ([f"user: [cat]{DEFAULT_PROMPT}"], ())
-    sample = sample_of("coco", {"image": CAT, "references": ["a cat", "a kitten"]})
+    sample = sample_of("coco", {"image": CAT, "image_id": 7, "references": ["a cat", "a kitten"]})
     assert (shown(sample)[1], sample.references) == ("assistant: a cat", ("a cat", "a kitten"))
     with pytest.raises(DataError, match="no column looks like the answer"):
         sample_of("json", {"image": CAT})
@@ -321,6 +324,7 @@ BROKEN: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("json", {**ROW, "image": []}, {}, "there is no picture", "image"),
     ("json", {**ROW, "image": None}, {}, "there is no picture", "image"),
     ("json", {**ROW, "image": [CAT, ""]}, {}, "picture 2 of 2 is empty", "image"),
+    ("json", {**ROW, "image": [CAT] * 1001}, {}, "the row has 1,001 pictures", "image"),
     ("json", {**ROW, "image": [CAT, [DOG]]}, {}, "a picture cannot be a list in a list", "image"),
     ("json", {**ROW, "image": 7}, {}, "a picture cannot be a number", "image"),
     ("json", {**ROW, "image": {"height": 7}}, {}, "none of the keys `bytes`", "image"),

@@ -48,10 +48,12 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Written:
-    """A sample as the model reads it: the text, its answers, its tokens, and the characters that each stands for."""
+    """A sample as the model reads it: the text as the template writes it (`plain`), with its placeholders repeated
+    (`text`), its tokens, and the characters of `text` that each stands for.
+    """
 
+    plain: str
     text: str
-    spans: list[_Span]
     tokens: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
@@ -76,20 +78,25 @@ def encode(sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bo
     _check(sample, ports)
     if answering and sample.messages[-1].role == "user":
         return _fitted_prompt(sample, ports, limit)
-    written = _write(sample, ports)
-    length, most = len(written.tokens), limit.most(ports.context)
-    if length <= most:
-        return EncodedText(written.tokens, _targets(written, sample, ports))
+    if not any(turn.role == "assistant" and turn.learn for turn in sample.messages):
+        raise DataError(
+            "there is no answer to learn from", str(sample.origin), "give it a turn of the assistant"
+        )
+    most = limit.most(ports.context)
+    written = _write(sample, ports, most)
+    length = None if written is None else len(written.tokens)
+    if written is not None and len(written.tokens) <= most:
+        return EncodedText(
+            written.tokens, _targets(written, _spans(written.plain, sample, ports), sample, ports)
+        )
     if limit.on_long == "drop_turns":
-        dropped = _fewest(droppable(sample), lambda item: len(_write(item, ports).tokens), most, sample)
+        dropped = _fewest(droppable(sample), lambda item: _write(item, ports, most), most, sample)
         if dropped is not None:
             shorter = without_turns(sample, dropped)
-            written = _write(shorter, ports)
-            note = (
-                f"{dropped} turns left out from the start: the sample has {length} tokens, {most} are taken"
-            )
-            return EncodedText(written.tokens, _targets(written, shorter, ports), dropped, note)
-    if limit.on_long == "cut_answer" and sample.messages[-1].role == "assistant":
+            found = encode(shorter, ports, limit)
+            note = f"{dropped} turns left out from the start: {_told('sample', length, most)}"
+            return replace(found, dropped=dropped, note=note)
+    if limit.on_long == "cut_answer" and written is not None:
         cut = _cut(written, most, sample, ports)
         if cut is not None:
             return cut
@@ -99,61 +106,85 @@ def encode(sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bo
 def encode_prompt(sample: Sample, ports: Ports) -> np.ndarray:
     """Tokens (int32, shape (T,)) of all turns before the last answer, ending where the model is to answer."""
     _check(sample, ports)
-    tokens = _prompt(sample, ports)
-    if len(tokens) > ports.context - 1:  # an answer has one token at least
-        raise _too_long("question", len(tokens), ports.context - 1, sample)
-    return tokens
-
-
-def _prompt(sample: Sample, ports: Ports) -> np.ndarray:
-    turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
-    asked = replace(sample, messages=turns)
-    text = _expand(_render(turns, True, sample, ports), ports, asked)
-    encoding = ports.tokenizer(text, add_special_tokens=False, verbose=False)
-    return np.asarray(encoding["input_ids"], dtype=np.int32)
+    most = ports.context - 1  # an answer has one token at least
+    written = _write_prompt(sample, ports, most)
+    if written is None or len(written.tokens) > most:
+        raise _too_long("question", written and len(written.tokens), most, sample)
+    return written.tokens
 
 
 def _fitted_prompt(sample: Sample, ports: Ports, limit: Limit) -> EncodedText:
     """The prompt of a question without an answer; nothing of it is learned, and room is left for an answer's token."""
-    tokens, most = _prompt(sample, ports), limit.most(ports.context - 1)
-    length, dropped, note = len(tokens), 0, ""
-    if length > most and limit.on_long == "drop_turns":
-        fewest = _fewest(droppable(sample, ask=True), lambda item: len(_prompt(item, ports)), most, sample)
+    most = limit.most(ports.context - 1)
+    written, dropped, note = _write_prompt(sample, ports, most), 0, ""
+    length = None if written is None else len(written.tokens)
+    if (length is None or length > most) and limit.on_long == "drop_turns":
+        fewest = _fewest(
+            droppable(sample, ask=True), lambda item: _write_prompt(item, ports, most), most, sample
+        )
         if fewest is not None:
-            dropped, tokens = fewest, _prompt(without_turns(sample, fewest), ports)
-            note = (
-                f"{dropped} turns left out from the start: the question has {length} tokens, {most} are taken"
-            )
-    if len(tokens) > most:
+            dropped, written = fewest, _write_prompt(without_turns(sample, fewest), ports, most)
+            note = f"{dropped} turns left out from the start: {_told('question', length, most)}"
+    if written is None or len(written.tokens) > most:
         raise _too_long("question", length, most, sample)
+    tokens = written.tokens
     return EncodedText(tokens, np.full(len(tokens), IGNORE, dtype=np.int32), dropped, note)
 
 
-def _too_long(what: str, length: int, most: int, sample: Sample) -> TooLong:
-    return TooLong(f"the {what} has {length} tokens, the model takes {most}", str(sample.origin), _SHORTEN)
+def _told(what: str, length: int | None, most: int) -> str:
+    return (
+        f"the {what} has {f'more than {most}' if length is None else length} tokens, the model takes {most}"
+    )
 
 
-def _fewest(choices: Sequence[int], length: Callable[[Sample], int], most: int, sample: Sample) -> int | None:
+def _too_long(what: str, length: int | None, most: int, sample: Sample) -> TooLong:
+    return TooLong(_told(what, length, most), str(sample.origin), _SHORTEN)
+
+
+def _fewest(
+    choices: Sequence[int], write: Callable[[Sample], _Written | None], most: int, sample: Sample
+) -> int | None:
     """The fewest turns to leave out so that the sample fits; the more are left out, the shorter it is."""
-    at = bisect.bisect_left(choices, True, key=lambda dropped: length(without_turns(sample, dropped)) <= most)
+
+    def fits(dropped: int) -> bool:
+        written = write(without_turns(sample, dropped))
+        return written is not None and len(written.tokens) <= most
+
+    at = bisect.bisect_left(choices, True, key=fits)
     return choices[at] if at < len(choices) else None
 
 
-def _write(sample: Sample, ports: Ports) -> _Written:
-    text, spans = _rendered(sample, ports)
-    if not any(span.learn for span in spans):
-        raise DataError(
-            "there is no answer to learn from", str(sample.origin), "give it a turn of the assistant"
-        )
+def _write(sample: Sample, ports: Ports, most: int) -> _Written | None:
+    """The whole sample; None where its characters are more than `most` tokens can stand for."""
+    plain = _render(sample.messages, False, sample, ports)
+    return _tokenised(plain, _expand(plain, ports, sample), ports, most)
+
+
+def _write_prompt(sample: Sample, ports: Ports, most: int) -> _Written | None:
+    """The turns before the last answer, ending where the model is to answer."""
+    turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
+    plain = _render(turns, True, sample, ports)
+    return _tokenised(plain, _expand(plain, ports, replace(sample, messages=turns)), ports, most)
+
+
+def _tokenised(plain: str, text: str, ports: Ports, most: int) -> _Written | None:
+    if len(text) > most * _longest_token(ports):
+        return None  # not to spend a minute on a row of a hundred megabytes
     encoding = ports.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = np.asarray(encoding["input_ids"], dtype=np.int32)
     starts, ends = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    return _Written(text, spans, tokens, starts, ends)
+    return _Written(plain, text, tokens, starts, ends)
 
 
-def _targets(written: _Written, sample: Sample, ports: Ports) -> np.ndarray:
+@lru_cache(maxsize=8)
+def _longest_token(ports: Ports) -> int:
+    """Characters of the longest token."""
+    return max(map(len, ports.tokenizer.get_vocab()))
+
+
+def _targets(written: _Written, spans: Sequence[_Span], sample: Sample, ports: Ports) -> np.ndarray:
     targets = np.full(len(written.tokens), IGNORE, dtype=np.int32)
-    for span in written.spans:
+    for span in spans:
         if span.learn:
             learned = _learned(written, span, sample, ports)
             targets[learned - 1] = written.tokens[learned]
@@ -170,21 +201,26 @@ def _learned(written: _Written, span: _Span, sample: Sample, ports: Ports) -> np
 
 
 def _cut(written: _Written, most: int, sample: Sample, ports: Ports) -> EncodedText | None:
-    """The example with the end of its last answer cut off, and that answer's end token with it; None where no token
-    of the answer would be left.
+    """The example with the end of its last answer cut off, and that answer's end token with it; None where it does not
+    end in an answer to learn from, or no token of it would be left.
     """
-    targets = _targets(written, sample, ports)
-    answer = _learned(written, written.spans[-1], sample, ports)[:-1]
+    last = sample.messages[-1]
+    prompt = _write_prompt(sample, ports, most) if last.role == "assistant" and last.learn else None
+    if prompt is None or len(prompt.tokens) >= most:
+        return None
+    spans = _spans(written.plain, sample, ports)
+    targets = _targets(written, spans, sample, ports)
+    answer = _learned(written, spans[-1], sample, ports)[:-1]
     kept = int((answer < most).sum())
     while kept and kept < len(answer) and written.starts[answer[kept]] < written.ends[answer[kept - 1]]:
         kept -= 1  # the next token is of the same character, and half a character is none
-    if not kept or not written.spans[-1].learn:
+    if not kept:
         return None
     end = int(answer[kept - 1]) + 1
     targets = targets[:end].copy()
     targets[-1] = IGNORE  # what comes next was cut off
-    length = len(written.tokens)
-    note = f"the answer is cut after {kept} of {len(answer)} tokens: the sample has {length} tokens, {most} are taken"
+    told = _told("sample", len(written.tokens), most)
+    note = f"the answer is cut after {kept} of {len(answer)} tokens: {told}"
     return EncodedText(written.tokens[:end].copy(), targets, 0, note)
 
 
@@ -207,11 +243,15 @@ def _to_its_end(
         decoded = through.removeprefix(before)
     if learned[0] == 0 or not text.startswith(decoded, span.begin) or span.answer not in decoded:
         raise DataError(
-            f"the tokens to learn read {decoded!r}, the answer is {span.answer!r}",
+            f"the tokens to learn read {_short(decoded)}, the answer is {_short(span.answer)}",
             str(sample.origin),
             "this tokenizer or chat template cannot write it as it stands: change the text, or use another model",
         )
     return learned
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
 
 
 def _decode(tokens: np.ndarray, ports: Ports) -> str:
@@ -271,14 +311,13 @@ def _render(turns: Sequence[Message], ask: bool, sample: Sample, ports: Ports) -
         ) from error
 
 
-def _rendered(sample: Sample, ports: Ports) -> tuple[str, list[_Span]]:
-    """The whole text with placeholders repeated, and where the answers stand in it.
+def _spans(whole: str, sample: Sample, ports: Ports) -> list[_Span]:
+    """Where the answers stand in the whole text, once its placeholders are repeated.
 
     An answer begins where the model is asked for it (the turns before, rendered with a generation prompt) and ends
     where its rendered turn does: found by rendering prefixes, so that any chat template serves. A template may write
     more at the end of the last turn than of the others (Phi-3 does); what both have in common is the turn's.
     """
-    whole = _render(sample.messages, False, sample, ports)
     spans = []
     for number, turn in enumerate(sample.messages):
         if turn.role != "assistant":
@@ -294,14 +333,15 @@ def _rendered(sample: Sample, ports: Ports) -> tuple[str, list[_Span]]:
             both = enumerate(zip(through, whole, strict=False))
             through = whole[: next(at for at, (one, other) in both if one != other)]
         if not through[len(before) :].lstrip().startswith(answer):
-            what = f"the chat template changes the answer: it writes {whole[len(before) :][:200]!r} for {answer!r}"
+            written, wanted = _short(whole[len(before) :]), _short(answer)
+            what = f"the chat template changes the answer: it writes {written} for {wanted}"
             raise DataError(
                 what, str(sample.origin), "change the text, or use a model with another chat template"
             )
         # repeated placeholders move what follows them
         begin, end = (len(text) + _growth(text, ports) for text in (before, through))
         spans.append(_Span(begin, end, answer, turn.learn))
-    return _expand(whole, ports, sample), spans
+    return spans
 
 
 def _growth(text: str, ports: Ports) -> int:

@@ -120,7 +120,7 @@ class RowSource:
         return name
 
     def _group(self, cells: Cells, facts: Mapping[str, str]) -> str:
-        group = self.layout.group
+        group = self.source.group
         return "" if group is None else facts[group] if group in facts else cells.plain(group)
 
     def text(self, index: int, column: str) -> str:

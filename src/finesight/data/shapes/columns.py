@@ -4,7 +4,8 @@ Names are compared without regard to case. Whatever is guessed is said, with wha
 """
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,23 +75,18 @@ _TALKS: Final = frozenset({"llava", "messages"})
 """Kinds whose rows are conversations. Those of `llava` are nothing else."""
 _NEVER_TALK: Final = frozenset({"pairs", "coco"})
 
-_GROUPS: Final[Mapping[str, str]] = {"coco": "image_id"}
-"""Columns of what belongs together where the recipe names none: the captions of one picture."""
-
 
 @dataclass(frozen=True)
 class Layout:
     """What the columns of one source mean.
 
-    `group` is the source's, or what belongs together by the nature of its kind. `input` (Alpaca) is put on a line
-    below the question, `history` (LLaMA-Factory) are rounds before it. `said` are the choices that a person should know
-    of, as kind and text of notices.
+    `input` (Alpaca) is put on a line below the question, `history` (LLaMA-Factory) are rounds before it. `said` are
+    the choices that a person should know of, as kind and text of notices.
     """
 
     columns: Columns
     talks: bool
     pictures_needed: bool
-    group: str | None = None
     input: str | None = None
     history: str | None = None
     said: tuple[tuple[str, str], ...] = ()
@@ -117,15 +113,13 @@ def lay_out(reader: Reader, source: Source, facts: Collection[str] = ()) -> Layo
     faults += _not_found(guess.roles, reader, source, talks) + _contradictions(source, talks)
     if faults:
         raise DataError.of(faults)
-    group = source.group or _GROUPS.get(source.source)
-    used = {*guess.roles.values(), *guess.extra.values(), *asked, group}
+    used = {*guess.roles.values(), *guess.extra.values(), *asked}
     if source.knowledge is not None:
         used |= {source.knowledge.row_key or source.knowledge.key, *source.knowledge.when}
     return Layout(
         Columns(**guess.roles),
         talks,
         source.source in _PICTURES,
-        group,
         guess.extra["input"],
         guess.extra["history"],
         tuple(guess.said()),
@@ -253,12 +247,16 @@ def _asked_for(source: Source) -> dict[str, str]:
 
 def _missing(column: str, key: str, reader: Reader) -> Fault:
     near = difflib.get_close_matches(column, reader.columns, n=1)
-    mend = f"{f'did you mean `{near[0]}`? ' if near else ''}it has {_names(reader)}"
+    mend = f"{f'did you mean `{near[0]}`? ' if near else ''}it has {names_of(reader.columns)}"
     return Fault(f"there is no column `{column}`", f"{reader.file}, `{key}` of the source", mend)
 
 
-def _names(reader: Reader) -> str:
-    return ", ".join(f"`{name}`" for name in reader.columns) or "none"
+def names_of(columns: Sequence[str]) -> str:
+    """Columns for a message; one that seems to be several says how to part them."""
+    alone = columns[0] if len(columns) == 1 else ""
+    mark = next((mark for mark in ("\t", ";", "|", ",") if mark in alone), None)
+    hint = f"; if {mark!r} stands between columns, set `delimiter: {json.dumps(mark)}`" if mark else ""
+    return (", ".join(f"`{name}`" for name in columns) or "none") + hint
 
 
 def _not_found(roles: Mapping[str, str | None], reader: Reader, source: Source, talks: bool) -> list[Fault]:
@@ -279,7 +277,7 @@ def _not_found(roles: Mapping[str, str | None], reader: Reader, source: Source, 
         Fault(
             f"no column looks like the {role}",
             reader.file,
-            f"name it in `columns.{role}` of the source{more}; the columns are {_names(reader)}",
+            f"name it in `columns.{role}` of the source{more}; the columns are {names_of(reader.columns)}",
         )
         for role, more in needed.items()
     ]

@@ -5,13 +5,14 @@ it. Keys are compared as text, without the blanks at their ends.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from finesight.config.sources import Knowledge
 from finesight.core.errors import DataError, Fault
+from finesight.data.shapes.columns import names_of
 from finesight.data.shapes.values import Cells, as_text, cell, matches
 from finesight.data.sources import Reader, open_table
 
@@ -79,7 +80,7 @@ def facts_of(
         Fault(
             f"there is no column `{name}`",
             f"{table.file}, `knowledge.{role}`",
-            f"it has {_names(table.columns)}",
+            f"it has {names_of(table.columns)}",
         )
         for role, names in (("key", (knowledge.key,)), ("columns", knowledge.columns))
         for name in names
@@ -89,12 +90,12 @@ def facts_of(
     both = [name for name in columns if name in row_columns]
     if both:
         verb = "are columns" if len(both) > 1 else "is a column"
-        what = f"{_names(both)} of the knowledge table {verb} of the rows, too"
+        what = f"{names_of(both)} of the knowledge table {verb} of the rows, too"
         mend = "name the columns that you want in `knowledge.columns`, or rename one of the two"
         faults.append(Fault(what, f"{table.file}, `knowledge.columns`", mend))
     wanted = tuple(name for name in columns if name in used)
     if not wanted and not faults:
-        mend = f"put one into the `prompt` by `{{name}}`; it has {_names(columns)}"
+        mend = f"put one into the `prompt` by `{{name}}`; it has {names_of(columns)}"
         faults.append(Fault("no column of the knowledge table is used", f"{table.file}, `knowledge`", mend))
     if faults:
         raise DataError.of(faults)
@@ -156,7 +157,3 @@ def _key(table: Reader, row: int, column: str) -> str:
 
 def _hash(key: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
-
-
-def _names(columns: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in columns)

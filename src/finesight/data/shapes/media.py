@@ -16,6 +16,8 @@ Kind = Literal["picture", "sound"]
 _ADDRESS = re.compile(r"([a-z0-9][a-z0-9+.-]{0,19})://", re.IGNORECASE)
 _WEB = ("http", "https")
 _LONGEST_PATH = 4096
+_MOST = 1000
+"""Pictures (and sounds) of a row, so that one row cannot fill the memory."""
 _HOLDERS = ("bytes", "base64", "data", "path", "url", "file_name")
 """Keys of a mapping that holds a picture or sound, in the order of preference; Hugging Face writes `bytes` and `path`,
 the latter often no more than the name that the file once had."""
@@ -109,6 +111,10 @@ def listed(value: Any, kind: Kind, where: str, column: str) -> list[Any]:
         return []
     if not isinstance(value, list | tuple):
         return [value]
+    if len(value) > _MOST:
+        raise DataError(
+            f"the row has {len(value):,} {kind}s, more than {_MOST:,}", where, "split the row", column
+        )
     for number, item in enumerate(value, 1):
         if _is_nothing(item):
             raise DataError(f"{kind} {number} of {len(value)} is empty", where, FILL, column)
