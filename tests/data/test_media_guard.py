@@ -3,6 +3,7 @@
 import struct
 import time
 import tracemalloc
+from contextlib import suppress
 
 import picture_files as make
 import pytest
@@ -19,18 +20,24 @@ NUMBERS = st.integers(0, 70_000) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**3
 
 
 def jpeg() -> st.SearchStrategy[bytes]:
-    marker = st.sampled_from([0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE, 0xFF, 0xD0])
+    marker = st.sampled_from(
+        [0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE, 0xFF, 0xD0]
+    )
     segment = st.builds(
         lambda kind, body, lie: struct.pack(">BBH", 0xFF, kind, (len(body) + 2 + lie) % 65_536) + body,
         marker,
         BYTES,
         st.sampled_from([0, 0, 0, 1, -1, 60_000]),
     )
-    return st.builds(lambda parts: b"\xff\xd8\xff" + b"".join(parts)[1:], st.lists(segment | BYTES, max_size=12))
+    return st.builds(
+        lambda parts: b"\xff\xd8\xff" + b"".join(parts)[1:], st.lists(segment | BYTES, max_size=12)
+    )
 
 
 def png() -> st.SearchStrategy[bytes]:
-    kind = st.sampled_from([b"IHDR", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"zTXt", b"iTXt", b"acTL", b"PLTE"])
+    kind = st.sampled_from(
+        [b"IHDR", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"zTXt", b"iTXt", b"acTL", b"PLTE"]
+    )
     size = st.builds(struct.pack, st.just(">IIBBBBB"), NUMBERS, NUMBERS, *[st.integers(0, 20)] * 5)
     chunk = st.builds(make.chunk, kind, BYTES | size) | BYTES
     return st.builds(
@@ -41,11 +48,17 @@ def png() -> st.SearchStrategy[bytes]:
 
 
 def tiff() -> st.SearchStrategy[bytes]:
-    tag = st.sampled_from([254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 322, 323, 330, 34665, 34853, 40965])
+    tag = st.sampled_from(
+        [254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 322, 323, 330, 34665, 34853, 40965]
+    )
     entry = st.builds(struct.pack, st.just("<HHLL"), tag, st.integers(0, 14), NUMBERS, NUMBERS)
     return st.builds(
         lambda start, entries, then, tail: (
-            b"II\x2a\0" + struct.pack("<LH", start, len(entries)) + b"".join(entries) + struct.pack("<L", then) + tail
+            b"II\x2a\0"
+            + struct.pack("<LH", start, len(entries))
+            + b"".join(entries)
+            + struct.pack("<L", then)
+            + tail
         ),
         st.sampled_from([8, 8, 8, 9, 0, 4]),
         st.lists(entry, max_size=12),
@@ -56,11 +69,17 @@ def tiff() -> st.SearchStrategy[bytes]:
 
 def gif() -> st.SearchStrategy[bytes]:
     block = st.sampled_from([b",", b"!", b";", b"!\xfe", make.GIF_FRAME]) | BYTES
-    return st.builds(lambda head, parts: b"GIF89a" + head + b"".join(parts), BYTES, st.lists(block, max_size=12))
+    return st.builds(
+        lambda head, parts: b"GIF89a" + head + b"".join(parts), BYTES, st.lists(block, max_size=12)
+    )
 
 
 def webp() -> st.SearchStrategy[bytes]:
-    chunk = st.builds(lambda kind, body: b"RIFF\x20\0\0\0WEBP" + kind + body, st.sampled_from([b"VP8X", b"VP8L", b"VP8 "]), BYTES)
+    chunk = st.builds(
+        lambda kind, body: b"RIFF\x20\0\0\0WEBP" + kind + body,
+        st.sampled_from([b"VP8X", b"VP8L", b"VP8 "]),
+        BYTES,
+    )
     return chunk
 
 
@@ -75,15 +94,11 @@ def test_any_file_gives_a_header_or_is_refused(files) -> None:
     @given(files())
     def holds(data: bytes) -> None:
         begin = time.process_time()
-        try:
+        with suppress(Refusal, struct.error, IndexError):
             header = inspect(data, PictureLimits())
             assert isinstance(header, Header) and len(header.data) <= len(data)
-        except (Refusal, struct.error, IndexError):
-            pass
-        try:
+        with suppress(DataError):
             assert load_picture(data, "here").image.mode == "RGB"
-        except DataError:
-            pass
         assert time.process_time() - begin < 2
 
     holds()

@@ -66,7 +66,7 @@ def head_of(data: bytes) -> Head | None:
 
 def _passes(marker: int, body: bytes) -> bool:
     """Whether a segment bears on nothing but the colour space, which both decoders read in the same way."""
-    if marker == 0xE0 and body.startswith(b"JFIF") or marker == 0xEE and body.startswith(b"Adobe"):
+    if (marker == 0xE0 and body.startswith(b"JFIF")) or (marker == 0xEE and body.startswith(b"Adobe")):
         return len(body) >= 7  # Pillow refuses shorter ones
     if marker == 0xE2:
         return not body.startswith(b"ICC_PROFILE\0")
