@@ -133,9 +133,13 @@ def without_simplejpeg() -> Any:
         media_jpeg.turbo = kept  # type: ignore[assignment]
 
 
-def differences(files: Sequence[bytes], one: Callable[[bytes], Any], other: Callable[[bytes], Any]) -> dict[str, float]:
+def differences(
+    files: Sequence[bytes], one: Callable[[bytes], Any], other: Callable[[bytes], Any]
+) -> dict[str, float]:
     """Largest and mean difference in levels of two routes that give bytes."""
-    apart = [np.abs(np.asarray(one(data)).astype(int) - np.asarray(other(data)).astype(int)) for data in files]
+    apart = [
+        np.abs(np.asarray(one(data)).astype(int) - np.asarray(other(data)).astype(int)) for data in files
+    ]
     return {
         "largest difference, levels": int(max(each.max() for each in apart)),
         "mean difference, levels": float(np.mean([each.mean() for each in apart])),

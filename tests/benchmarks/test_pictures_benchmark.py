@@ -37,7 +37,10 @@ def test_all_routes_lead_to_the_same_picture(files: list[bytes]) -> None:
         assert theirs.shape == (3, 48, 48) and theirs.dtype == np.float32
         assert np.abs(np.asarray(ways["finesight, as floats"](data)) - theirs).max() < 1.5 / 255 / 0.26
         # before it makes floats of them, the processor's levels are Pillow's
-        mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+        mean, std = (
+            np.array([0.48145466, 0.4578275, 0.40821073]),
+            np.array([0.26862954, 0.26130258, 0.27577711]),
+        )
         levels = (theirs * std[:, None, None] + mean[:, None, None]) * 255
         assert np.abs(levels - ways["Pillow alone"](data)).max() < 0.01
 

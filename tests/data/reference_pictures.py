@@ -89,7 +89,11 @@ def references() -> Iterator[tuple[str, bytes, np.ndarray]]:
     for form in ("jpg", "png"):
         kind = "JPEG" if form == "jpg" else "PNG"
         yield f"1x1.{form}", make.encode(np.full((1, 1), 77, np.uint8), kind), np.full((1, 1), 77)
-        yield f"1x20000.{form}", make.encode(np.full((20_000, 1), 77, np.uint8), kind), np.full((20_000, 1), 77)
+        yield (
+            f"1x20000.{form}",
+            make.encode(np.full((20_000, 1), 77, np.uint8), kind),
+            np.full((20_000, 1), 77),
+        )
         swapped = make.encode(levels, kind, icc_profile=make.swapped_profile())
         yield f"profile-swapped.{form}", swapped, levels[..., [1, 0, 2]]
     light = levels / 255

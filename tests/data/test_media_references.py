@@ -38,8 +38,22 @@ def test_a_stored_picture_is_refused_by_name(name: str) -> None:
 
 
 def test_the_store_is_whole() -> None:
-    kinds = [*(f"orientation-{number}.jpg" for number in UPRIGHT), "16-bits.png", "32-bits.tiff", "float.tiff", "la.png"]
-    kinds += ["pa.tiff", "rgba.png", "palette-transparent.png", "1-bit.png", "gray.jpg", "cmyk.jpg", "cmyk-adobe.jpg"]
+    kinds = [
+        *(f"orientation-{number}.jpg" for number in UPRIGHT),
+        "16-bits.png",
+        "32-bits.tiff",
+        "float.tiff",
+        "la.png",
+    ]
+    kinds += [
+        "pa.tiff",
+        "rgba.png",
+        "palette-transparent.png",
+        "1-bit.png",
+        "gray.jpg",
+        "cmyk.jpg",
+        "cmyk-adobe.jpg",
+    ]
     kinds += ["moving.gif", "moving.webp", "1x1.png", "1x20000.png", "profile-swapped.jpg"]
     assert set(kinds) <= set(EXPECTED)
     assert {file.name for file in FOLDER.iterdir()} == {*EXPECTED, *REFUSED, PIXELS.name}
@@ -68,7 +82,9 @@ def test_every_way_to_a_model_gives_the_same_bytes(
     port = examples.ports.image
     assert port is not None and len(examples) == len(names)
     expected = {
-        name: resize(load_picture((FOLDER / name).read_bytes(), ""), port.height, port.width, port.resample).tobytes()
+        name: resize(
+            load_picture((FOLDER / name).read_bytes(), ""), port.height, port.width, port.resample
+        ).tobytes()
         for name in names
     }
     for index, name in enumerate(names):
@@ -77,7 +93,9 @@ def test_every_way_to_a_model_gives_the_same_bytes(
 
     answered: list[bytes] = []
 
-    def remembered(model: Any, ports: Any, prompts: Any, pictures: list[np.ndarray], config: Any) -> list[str]:
+    def remembered(
+        model: Any, ports: Any, prompts: Any, pictures: list[np.ndarray], config: Any
+    ) -> list[str]:
         answered.extend(picture.tobytes() for picture in pictures)
         return [""] * len(prompts)
 
@@ -87,5 +105,7 @@ def test_every_way_to_a_model_gives_the_same_bytes(
     predicting.predict(model, examples, Generation(max_new_tokens=1), 7)  # evaluation
     assert sorted(answered) == sorted(expected.values())
     answered.clear()
-    generating.generate(str(finished_run), [FOLDER / name for name in names], "Which?", device="cpu")  # command line
+    generating.generate(
+        str(finished_run), [FOLDER / name for name in names], "Which?", device="cpu"
+    )  # command line
     assert answered == list(expected.values())

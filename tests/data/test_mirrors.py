@@ -70,17 +70,32 @@ def test_other_words_do_not(text: str) -> None:
 
 
 def test_what_the_system_says_does_not_matter() -> None:
-    assert mirrors_allowed(sample("What is this?", "a cat", system="Read each question, then write the right answer."))
+    assert mirrors_allowed(
+        sample("What is this?", "a cat", system="Read each question, then write the right answer.")
+    )
 
 
 def test_more_mirrors_forbid_more_words() -> None:
     above, tall = sample("a lamp above a table"), sample("a tall tower")
-    assert [mirrors_allowed(above, flip) for flip in ("none", "horizontal", "both", "all")] == [True, True, False, False]
-    assert [mirrors_allowed(tall, flip) for flip in ("none", "horizontal", "both", "all")] == [True, True, True, False]
+    assert [mirrors_allowed(above, flip) for flip in ("none", "horizontal", "both", "all")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [mirrors_allowed(tall, flip) for flip in ("none", "horizontal", "both", "all")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert mirrors_allowed(sample("left"), "none")
 
 
-@given(st.sampled_from((SIDES + " " + HEIGHTS + " " + AXES).split()), st.sampled_from("upper lower title".split()))
+@given(
+    st.sampled_from((SIDES + " " + HEIGHTS + " " + AXES).split()),
+    st.sampled_from("upper lower title".split()),
+)
 def test_every_word_of_the_lists_is_found_alone_and_within_words_is_not(word: str, case: str) -> None:
     text = getattr(word, case)()
     for whole in (text, f"a {text}.", f"\n{text}\t", f"“{text}”", f"{text}-{text}"):

@@ -24,7 +24,9 @@ def scene(number: int, height: int = 240, width: int = 320) -> Image.Image:
     for _ in range(12):
         x, y = random.integers(width), random.integers(height)
         size = 20 + random.integers(width // 3)
-        draw.ellipse((x - size, y - size // 2, x + size, y + size // 2), tuple(random.integers(0, 256, 3).tolist()))
+        draw.ellipse(
+            (x - size, y - size // 2, x + size, y + size // 2), tuple(random.integers(0, 256, 3).tolist())
+        )
     return image
 
 
@@ -105,7 +107,9 @@ def test_the_source_is_left_alone() -> None:
     assert image.tobytes() == before
 
 
-def by_comparing_all(asked: np.ndarray, known: np.ndarray, most_bits: int, most_colour: int) -> tuple[list[int], list[int]]:
+def by_comparing_all(
+    asked: np.ndarray, known: np.ndarray, most_bits: int, most_colour: int
+) -> tuple[list[int], list[int]]:
     places, differences = [], []
     for structure, colour in asked.tolist():
         best, place = 65, -1
@@ -152,7 +156,9 @@ def test_portions_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_half_a_million_pictures_are_searched_in_seconds() -> None:
     random = np.random.default_rng(7)
-    known = np.stack([random.integers(0, 2**64, 500_000, np.uint64), random.integers(0, 2**60, 500_000, np.uint64)], 1)
+    known = np.stack(
+        [random.integers(0, 2**64, 500_000, np.uint64), random.integers(0, 2**60, 500_000, np.uint64)], 1
+    )
     asked = known[random.integers(0, len(known), 50_000)]
     copies = np.arange(0, 50_000, 10)
     asked[:, 0] ^= np.uint64(2**40 - 1)  # far from all

@@ -266,7 +266,9 @@ def test_a_crop_leaves_enough_and_its_shape(
     wide, high = right - left, low - top
     assert wide * high >= (1 - most) * width * height * (1 - 1e-9)
     # a pixel more either way is the rounding
-    assert (wide - 1) / width <= (high + 1) / height * 4 / 3 and (high - 1) / height <= (wide + 1) / width * 4 / 3
+    assert (wide - 1) / width <= (high + 1) / height * 4 / 3 and (high - 1) / height <= (
+        wide + 1
+    ) / width * 4 / 3
     assert _crop_box(width, height, most, key) == (left, top, right, low)
 
 
@@ -280,7 +282,9 @@ def test_a_crop_shows_a_part_of_the_picture_anywhere_and_of_all_sizes() -> None:
         left, top, right, low = _crop_box(300, 200, 0.5, (3, epoch, "a"))
         assert np.array_equal(np.asarray(cropped), levels[top:low, left:right])
         areas.append(cropped.width * cropped.height / 60_000)
-        corners += [at / room for at, room in ((left, 300 - cropped.width), (top, 200 - cropped.height)) if room > 9]
+        corners += [
+            at / room for at, room in ((left, 300 - cropped.width), (top, 200 - cropped.height)) if room > 9
+        ]
         shapes.append(cropped.width / cropped.height / 1.5)
     assert 0.5 <= min(areas) < 0.52 and 0.98 < max(areas) <= 1
     assert abs(np.mean(areas) - 0.75) < 0.03  # four times 0.5 / √12 / √400

@@ -28,6 +28,16 @@ def test_what_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
     assert found("software", "torch")["works"] is False
 
 
+def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("software", "simplejpeg")["works"] is True
+    monkeypatch.setattr(doctor, "turbo", lambda: None)
+    assert "cannot be imported" in found("software", "simplejpeg")["found"]
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    finding = found("software", "simplejpeg")
+    assert finding["works"] is False and "Pillow decodes" in finding["found"]
+    assert finding["mend"] == "pip install --upgrade simplejpeg"
+
+
 def test_a_broken_torch_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

@@ -36,7 +36,9 @@ SECONDS: Final = 30.0
 """For the whole fetch of one picture, redirects and all."""
 REDIRECTS: Final = 3
 
-_CONNECT_SECONDS: Final = 10.0  # for one of several addresses, so that a silent one leaves time for the others
+_CONNECT_SECONDS: Final = (
+    10.0  # for one of several addresses, so that a silent one leaves time for the others
+)
 _ADDRESSES: Final = 8  # tried at most, of a name that has many
 _CHUNK: Final = 1 << 16
 _MOVED: Final = (301, 302, 303, 307, 308)
@@ -62,7 +64,9 @@ class _NotFetched(Exception):
         self.what, self.mend = what, mend
 
 
-def fetch_picture(url: str, where: str, limits: PictureLimits | None = None, seconds: float = SECONDS) -> bytes:
+def fetch_picture(
+    url: str, where: str, limits: PictureLimits | None = None, seconds: float = SECONDS
+) -> bytes:
     """Bytes of the file at a web address. `where` names file, row and column for the message.
 
     Raises DataError, and nothing else. The bytes are not looked at: `media.load_picture` does that.
@@ -86,7 +90,9 @@ def fetch_picture(url: str, where: str, limits: PictureLimits | None = None, sec
     except ssl.SSLCertVerificationError as error:
         what = f"the connection is not safe: {error.verify_message}"
         mend = "check the address, and this machine's certificates and clock"
-    except ValueError as error:  # of urlsplit, urljoin, the name's encoding and http.client's look at what is sent
+    except (
+        ValueError
+    ) as error:  # of urlsplit, urljoin, the name's encoding and http.client's look at what is sent
         what, mend = f"the web address is no good: {error}"[:300], "correct the address"
     except OSError as error:
         what, mend = f"the connection failed: {error}"[:300], _LATER
@@ -102,7 +108,9 @@ def _parsed(url: str) -> SplitResult:
         raise _NotFetched(what, "correct it; a blank is written %20")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
-        raise _NotFetched(f"an address of the kind `{parts.scheme[:20]}:` is not fetched", "use http or https")
+        raise _NotFetched(
+            f"an address of the kind `{parts.scheme[:20]}:` is not fetched", "use http or https"
+        )
     if "@" in parts.netloc:
         raise _NotFetched("the web address has a name or password in it", "use an address without one")
     if not parts.hostname:
@@ -187,7 +195,9 @@ class _Checked(http.client.HTTPConnection):
         for _, address in addresses:
             if not is_public(address[0]):
                 what = f"the host `{self._name[:100]}` is not public: its address is {address[0]}"
-                raise _NotFetched(what, "use public addresses, or download the picture and name it by its path")
+                raise _NotFetched(
+                    what, "use public addresses, or download the picture and name it by its path"
+                )
         self._line = _connected(addresses[:_ADDRESSES], self._deadline)
         if self._safe:
             self._line.settimeout(_left(self._deadline))
@@ -231,7 +241,9 @@ def _look_up(name: str, port: int, deadline: float) -> list[_Address]:
         raise TimeoutError
     if failed or not found:
         reason = f": {getattr(failed[0], 'strerror', None) or failed[0]}" if failed else ""
-        raise _NotFetched(f"the host `{name[:100]}` is not known{reason}", "correct the address, or try again later")
+        raise _NotFetched(
+            f"the host `{name[:100]}` is not known{reason}", "correct the address, or try again later"
+        )
     return found
 
 
@@ -298,8 +310,23 @@ _NOT_PUBLIC: Final = tuple(
     ipaddress.ip_network(block)
     for block in (
         # IANA's special-purpose registry, written out: what Python knows of it depends on its version
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
-        *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *(
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+        ),
+        *(
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+        ),
         *("224.0.0.0/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
         "168.63.129.16/32",  # a public number, which is Azure's host to the machines on it
     )

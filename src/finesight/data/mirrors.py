@@ -4,8 +4,8 @@ A mirror turns left into right and makes writing and clocks unreadable. So a sam
 questions, answers or references have one of the words below, as a whole word in either case.
 
 The words are English, and so are the limits. Other languages match nothing, and what is said without any of the
-words is not seen ("the man nearest the door", a count of fingers on one hand). Many samples are left alone that a mirror
-would not harm ("all right"): that costs a little variety, a wrong mirror costs truth.
+words is not seen ("the man nearest the door", a count of fingers on one hand). Many samples are left alone that a
+mirror would not harm ("all right"): that costs a little variety, a wrong mirror costs truth.
 """
 
 import re
@@ -52,7 +52,7 @@ def mirrors_allowed(sample: Sample, flip: Flip = "horizontal") -> bool:
 
 
 def _texts(sample: Sample) -> Iterator[str]:
-    """What is asked and answered. What the system says is the same for all samples, and tells nothing of the picture."""
+    """What is asked and answered; what the system says is the same for all samples, and tells nothing of a picture."""
     yield from (turn.text for turn in sample.messages if turn.role != "system")
     yield from sample.references
 
