@@ -50,7 +50,8 @@ _Pictures = Annotated[
 _Tensors = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Save what the model is fed of these samples: .safetensors, .arrow or .parquet."
+        metavar="FILE",
+        help="Show as tables what the model is fed of these samples, and save it: .safetensors, .arrow or .parquet.",
     ),
 ]
 

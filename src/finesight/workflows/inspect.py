@@ -13,7 +13,6 @@ from finesight.core.rundir import RunDirectory
 from finesight.core.view import View
 from finesight.data.leaks import Twice, find_twice
 from finesight.data.parallel import cores
-from finesight.data.stream_rows import streamed
 from finesight.data.surveys import Surveyed, Watch, measure, survey_splits
 from finesight.reports.samples import render
 from finesight.runtime.files import write_json, write_table, write_text
@@ -87,8 +86,7 @@ def inspect(
     notices, watch = Notices(), _watch(observer)
     workers = cores() if jobs is None else jobs
     parts = survey_splits(recipe.data, recipe.run.seed, notices, rows, workers, watch)
-    stream = streamed(recipe.data)
-    ports = recipe_ports(recipe, parts["train"].words(stream.buffer if stream else None))
+    ports = recipe_ports(recipe, parts["train"].words(_learned_from(recipe)))
     parts = measure(parts, ports, limit_of(recipe), workers, watch)
     watch("compare", 0)
     twice = find_twice({name: part.survey for name, part in parts.items()})
@@ -108,6 +106,12 @@ def inspect(
         shown = views_of(recipe, parts, places, ports, twice, pictures > 0, watch("show", len(places)))
         files |= _write(out, summary, [*faulty_views(parts), *shown], parts, twice)
     return Inspection(summary, views, table, files, fault)
+
+
+def _learned_from(recipe: Recipe) -> int | None:
+    """Samples that a tokenizer learns from: of a stream the first ones, as in training; else all of them."""
+    train = recipe.data.train
+    return None if isinstance(train, tuple) or not train.stream else train.buffer
 
 
 def _watch(observer: Observer | None) -> Watch:
