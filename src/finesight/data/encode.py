@@ -109,7 +109,7 @@ def encode_prompt(sample: Sample, ports: Ports) -> np.ndarray:
     most = ports.context - 1  # an answer has one token at least
     written = _write_prompt(sample, ports, most)
     if written is None or len(written.tokens) > most:
-        raise _too_long("question", written and len(written.tokens), most, sample)
+        raise _too_long("question", None if written is None else len(written.tokens), most, sample)
     return written.tokens
 
 

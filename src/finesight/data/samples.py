@@ -141,7 +141,8 @@ def rows_of(reader: Reader, source: Source, name: str = "row", access: Access = 
     """The same for a reader that is open."""
     if not reader.columns:
         reader.row(0)  # says why
-    if source.source == "coco" and source.group is None:  # captions of one picture stay on one side of a split
+    if source.source == "coco" and source.group is None:
+        # the captions of one picture stay on one side of a split
         source = source.model_copy(update={"group": "image_id"})
     facts = open_facts(source.knowledge, reader.columns, _put_in(source)) if source.knowledge else None
     layout = lay_out(reader, source, facts.columns if facts else ())
