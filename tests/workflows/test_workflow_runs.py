@@ -201,7 +201,7 @@ def test_observers_hear_of_everything(
     monkeypatch.setattr(workflow, "build_report", lambda path: path / "report.html")
     watcher = Watcher()
     summary = train(tiny_recipe(tiny_data, tmp_path / "run", train={"max_steps": 5}), observer=watcher)
-    assert watcher.phases == ["check data", "train", "answer val"]
+    assert watcher.phases == ["check data", "encode train", "encode val", "train", "answer val"]
     assert [report.step for report in watcher.steps] == [1, 2, 3, 4, 5]
     assert [report.step for report in watcher.evaluations] == [5]
     assert summary["status"] == "finished"

@@ -71,6 +71,8 @@ class Part:
     opened: RowSource
     found: Arrays
     decoded: bool
+    rows: int = 0
+    """Rows that were looked at."""
 
     def __len__(self) -> int:
         return len(self.found["rows"])
@@ -233,7 +235,7 @@ def check_source(
         found = checked.finish()
     for (kind, text), count in merge.counts.items():
         means.notices.add(kind, f"{purpose}: {text}", count)
-    return Part(own, found, decode), merge.kept, merge.bad
+    return Part(own, found, decode, found.facts["stop"]), merge.kept, merge.bad
 
 
 class _Merge:

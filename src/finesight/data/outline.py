@@ -14,7 +14,7 @@ PERCENTILES = (5, 50, 95, 99)
 def outline(splits: Mapping[str, ExampleSet]) -> dict[str, dict[str, Any]]:
     """Facts of each split, as `environment.json` holds them under `data`.
 
-    `lengths` are tokens a sample; `twice` counts samples that equal an earlier one of the split, `in_train` those that
+    `rows` are those of its sources; `lengths` are tokens a sample; `twice` counts samples that equal an earlier one of the split, `in_train` those that
     equal one of the training samples, word for word and pixel for pixel.
     """
     train = splits["train"].samples.digests if "train" in splits else None
@@ -25,6 +25,7 @@ def outline(splits: Mapping[str, ExampleSet]) -> dict[str, dict[str, Any]]:
         longest = int(lengths.argmax())
         ranks = np.percentile(lengths, PERCENTILES, method="inverted_cdf").tolist()
         found[name] = {
+            "rows": examples.samples.rows,
             "samples": len(examples),
             "tokens": examples.tokens,
             "supervised_tokens": examples.supervised,

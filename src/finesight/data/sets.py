@@ -2,11 +2,12 @@
 
 import bisect
 import hashlib
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 
@@ -43,22 +44,24 @@ class Each(Sequence[T]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def] # as any sequence's: an int or a slice
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
             return [self._get(at) for at in range(*index.indices(self._count))]
         return self._get(range(self._count)[index])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(other) == len(self) and all(map(_equal, self, other))
+        return isinstance(other, Sequence) and len(other) == len(self) and all(map(operator.eq, self, other))
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return repr(tuple(self))
-
-
-def _equal(one: object, other: object) -> bool:
-    return one == other
 
 
 class SampleSet(Sequence[Sample]):
@@ -79,7 +82,13 @@ class SampleSet(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._at)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def] # a sample for an int, a set for a slice
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "SampleSet": ...
+
+    def __getitem__(self, index: int | slice) -> "Sample | SampleSet":
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
         return self._read(index, pictures=True)
@@ -87,6 +96,11 @@ class SampleSet(Sequence[Sample]):
     def __repr__(self) -> str:
         files = ", ".join(dict.fromkeys(part.opened.reader.file for part in self.parts))
         return f"<{len(self):,} samples of {files}>"
+
+    @property
+    def rows(self) -> int:
+        """Rows that were looked at for this set and for those that were taken out of the same sources."""
+        return sum(part.rows for part in self.parts)
 
     def words(self, index: int) -> Sample:
         """Sample `index` with its pictures empty: for what needs their number alone, and not their bytes."""

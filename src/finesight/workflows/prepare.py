@@ -78,7 +78,10 @@ class Prepared:
             "threads": torch.get_num_threads(),
         }
         stream = {} if self.stream is None else {"train": self.stream.facts()}
-        return {"data": {**stream, **self.outline}, "parameters": parts, "compute": where}
+        bad, listed = len(self.policy.faults), len(self.policy.listed)
+        faults = {"bad_rows": bad, "too_long": listed - bad}
+        data = {**stream, **self.outline}
+        return {"data": data, "faults": faults, "parameters": parts, "compute": where}
 
 
 def prepare(
@@ -108,9 +111,12 @@ def prepare(
     for part in recipe.model.freeze:
         notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
-    splits = {
-        name: ExampleSet(
-            part,
+    splits = {}
+    for name, chosen in samples.items():
+        if observer is not None:
+            observer.on_phase(f"encode {name}", len(chosen))
+        splits[name] = ExampleSet(
+            chosen,
             loaded.ports,
             policy,
             transform if name == "train" else None,
@@ -119,8 +125,6 @@ def prepare(
             name=name,
             means=Means(cores(), recipe.data.timeout, tick, notices),
         )
-        for name, part in samples.items()
-    }
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
     loaded.model.to(device)
@@ -185,3 +189,6 @@ def _say_size(prepared: Prepared) -> None:
     _log.info("model: trainable %s of %s (%.2f %%)", f"{learning:,}", f"{total:,}", 100 * learning / total)
     for line in lines(prepared.outline):
         _log.info("%s", line)
+    listed = len(prepared.policy.listed)
+    if listed:
+        _log.info("faults.csv lists %s rows that were left out or cut", f"{listed:,}")
