@@ -45,11 +45,25 @@ class Invocation:
     debug: bool = False
 
 
-def explain(error: FinesightError) -> int:
-    """Tell a person what to mend, and return the exit status."""
+def explain(error: FinesightError, *, debug: bool = False) -> int:
+    """Tell a person what to mend, and return the exit status; what a worker process said of an error is kept."""
     sign = "stopped" if error.exit_status == 75 else "error"
     print(f"{sign}: {error}", file=sys.stderr)
+    for trace in getattr(error, "__notes__", ()):
+        print(f"  {_kept(trace, debug=debug)}", file=sys.stderr)
     return error.exit_status
+
+
+def _kept(trace: str, *, debug: bool) -> str:
+    """Print a traceback, or write it to a file; where it is."""
+    if debug:
+        print(trace, file=sys.stderr)
+        return "the traceback is above"
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="finesight-error-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"finesight {__version__}, Python {sys.version}\n{trace}")
+    return f"the traceback is in {file.name}"
 
 
 def tell_our_fault(error: Exception, *, debug: bool) -> int:
@@ -58,18 +72,9 @@ def tell_our_fault(error: Exception, *, debug: bool) -> int:
         what = f"the system refused: {error.strerror}"
         return explain(RunError(what, str(error.filename or os.getcwd()), _SYSTEM_CURES[error.errno]))
     trace = "".join(traceback.format_exception(error))
-    if debug:
-        print(trace, file=sys.stderr)
-        place = "the traceback is above"
-    else:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="finesight-error-", suffix=".txt", delete=False, encoding="utf-8"
-        ) as file:
-            file.write(f"finesight {__version__}, Python {sys.version}\n{trace}")
-        place = f"the traceback is in {file.name}"
     print(
         f"error: a fault of finesight itself, not of your input: {type(error).__name__}: {error}\n"
-        f"  where: {place}\n"
+        f"  where: {_kept(trace, debug=debug)}\n"
         "  mend:  please report it in finesight's issue tracker with that traceback and the output of "
         "`finesight doctor`",
         file=sys.stderr,

@@ -107,7 +107,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             )
         return ended.code if isinstance(ended.code, int) else 0
     except FinesightError as error:
-        return explain(error)
+        return explain(error, debug=invocation.debug)
     except Exception as error:
         return tell_our_fault(error, debug=invocation.debug)
     return 0
