@@ -170,7 +170,7 @@ def test_no_row_left_stops_whatever_the_policy(place: Place) -> None:
 
 def test_all_sources_that_cannot_be_opened_are_told_at_once(place: Place) -> None:
     place.data["val"] = {"source": "csv", "path": str(place.folder / "none.csv")}
-    place.data["train"]["columns"]["answer"] = "anser"
+    place.data["train"]["columns"]["answer"] = "answers"
     assert run(["inspect", str(place.recipe())]) == 2
     said = place._capsys.readouterr().err
     assert "2 things are wrong" in said
