@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from row_files import read, rows, write_csv
+from row_files import png, read, rows, write_csv
 
 from finesight.config.sources import (
     CsvSource,
@@ -22,6 +22,7 @@ from finesight.config.sources import (
 )
 from finesight.core.errors import DataError
 from finesight.data.sources import open_source, open_table
+from finesight.runtime.notices import Notices
 
 ROWS = [{"image": "a.png", "text": 'é, "x"\ny'}, {"image": "b.png", "text": ""}]
 
@@ -100,6 +101,21 @@ def test_remote_rows_with_remote_pictures_are_samples(tmp_path: Path, memory: An
     table = write_csv(tmp_path / "rows.csv", rows(3))
     memory.pipe("/data/rows.csv", table.read_bytes())
     here, _ = read(CsvSource(source="csv", path=str(table)))
-    there, _ = read(CsvSource(source="csv", path="memory://data/rows.csv"))
-    assert there.digests == here.digests
+    notices = Notices()
+    there, _ = read(CsvSource(source="csv", path="memory://data/rows.csv"), notices)
+    assert [there[index].messages for index in range(3)] == [here[index].messages for index in range(3)]
     assert there[2].origin.file == "memory://data/rows.csv"
+    said = "memory://data/rows.csv is read from a copy in the cache folder"
+    assert {"kind": "fetched", "text": said, "count": 1} in notices.rows()
+
+
+def test_pictures_at_an_address(tmp_path: Path, memory: Any) -> None:
+    """Rows here, pictures there; and both there, the pictures beside the rows."""
+    lines = [json.dumps({"image": f"{n}.png", "caption": f"number {n}"}) for n in range(2)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    memory.pipe(
+        {"/data/rows.jsonl": "\n".join(lines).encode(), **{f"/data/{n}.png": png(n) for n in range(2)}}
+    )
+    for path, root in ((str(tmp_path / "rows.jsonl"), "memory://data"), ("memory://data/rows.jsonl", None)):
+        samples, policy = read(JsonSource(source="json", path=path, root=root))
+        assert [samples[index].images[0].data for index in range(2)] == [png(0), png(1)] and not policy.faults
