@@ -98,7 +98,7 @@ def routes(side: int) -> dict[str, Callable[[bytes], Any]]:
         return resize(load_picture(data, "a picture"), side, side, "bicubic")
 
     def floats(data: bytes) -> Any:
-        return (torch.from_numpy(ours(data)).float() - mean) / std
+        return torch.from_numpy(ours(data)).float().sub_(mean).div_(std)
 
     def by_pillow(data: bytes) -> Any:
         with without_simplejpeg():
