@@ -193,7 +193,9 @@ def measure(folder: Path, rows: int, warm: int) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.large_start", "--start", str(path)]
     told = []
     for _ in range(1 + warm):
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
         told.append(json.loads(done.stdout))
         print(f"{rows:,} rows: {told[-1]['seconds']:.1f} s", file=sys.stderr)
     return told

@@ -56,7 +56,9 @@ def test_load_data_gives_the_splits() -> None:
 
 def test_inspect_returns_what_the_command_prints(tmp_path: Path) -> None:
     overrides = {"data.train.max_samples": 6, "data.val": None, "data.test": None}
-    found = fs.inspect("quickstart", show=1, jobs=0, out=tmp_path, tensors=tmp_path / "fed.parquet", **overrides)
+    found = fs.inspect(
+        "quickstart", show=1, jobs=0, out=tmp_path, tensors=tmp_path / "fed.parquet", **overrides
+    )
     assert (found["rows"], found["faults"], found["stops"]) == (6, 0, False)
     assert len(found["shown"]) == 1
     assert set(found["files"]) == {"samples", "faults", "twice", "summary", "tensors"}

@@ -175,7 +175,7 @@ def _refuse(recipe: Recipe, length: int | None) -> None:
         what = "evaluations" if measures else "checkpoints"
         faults.append(
             Fault(
-                f"{what} come once an epoch unless `{key}` is there, and nobody knows when an epoch of this stream ends",
+                f"{what} come once an epoch unless `{key}` is there, and nobody knows when one of this stream ends",
                 key,
                 f"give `{key}`, a number of steps",
             )
