@@ -174,7 +174,7 @@ def load_data(recipe: RecipeLike, **overrides: Any) -> dict[str, SampleSet]:
     """The checked samples of a recipe by split (`train`, and `val` and `test` where it has them).
 
     A split has a length and an index: `splits["train"][0]` is its first sample, read from its file when asked for, and
-    `splits["train"].words(0)` the same without its pictures. Raises RecipeError or DataError; `overrides` as in `train`.
+    `splits["train"].words(0)` the same without its pictures. Raises RecipeError or DataError; `overrides` as `train`.
     """
     checked = _checked(recipe, overrides)
     return read_splits(checked.data, checked.run.seed, Policy(checked.data), Notices())
