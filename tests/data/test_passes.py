@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def test_what_takes_no_time_is_not_kept(
     for _ in range(2):
         assert maker.make() == unbroken
         assert maker.rows
-    assert not [path for path in Path(os.environ["FINESIGHT_CACHE"]).rglob("*.bin")]
+    assert not list(Path(os.environ["FINESIGHT_CACHE"]).rglob("*.bin"))
 
 
 def test_a_cut_pass_is_found_again_as_it_was_cut(maker: Maker, tmp_path: Path) -> None:

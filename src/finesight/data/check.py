@@ -1,4 +1,4 @@
-"""Every row looked at once, before anything is learned: its columns, its words, its pictures, and whether its id is new.
+"""Every row looked at once, before anything is learned: its columns, words and pictures, and whether its id is new.
 
 What is found is kept as columns, and found again by the next run as long as neither the rows nor the recipe of their
 source change. N rows that are samples.

@@ -1,4 +1,4 @@
-"""What is cheap to know of examples once they are encoded: how many, how long, how much is learned, what comes twice."""
+"""What is cheap to know of encoded examples: how many, how long, how much is learned, what comes twice."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,8 @@ PERCENTILES = (5, 50, 95, 99)
 def outline(splits: Mapping[str, ExampleSet]) -> dict[str, dict[str, Any]]:
     """Facts of each split, as `environment.json` holds them under `data`.
 
-    `rows` are those of its sources; `lengths` are tokens a sample; `twice` counts samples that equal an earlier one of the split, `in_train` those that
-    equal one of the training samples, word for word and pixel for pixel.
+    `rows` are those of its sources; `lengths` are tokens a sample; `twice` counts samples that equal an earlier one of
+    the split, `in_train` those that equal one of the training samples, word for word and pixel for pixel.
     """
     train = splits["train"].samples.digests if "train" in splits else None
     found = {}

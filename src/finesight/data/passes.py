@@ -144,7 +144,7 @@ class Pass:
 
     def cut(self, piece: Piece, stop: int) -> Piece:
         """The latest piece, found anew without the rows from `stop` on, which are not wanted."""
-        assert self._pieces and self._pieces[-1] is piece
+        assert self._pieces[-1] is piece
         if self._whole is not None:  # which holds more, and stays
             self._whole, self._cache = None, False
         self._pieces[-1] = self._task(range(piece.start, stop))

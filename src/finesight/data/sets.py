@@ -1,4 +1,4 @@
-"""Checked samples of the recipe's splits: columns of numbers, and each sample read from its file when it is asked for."""
+"""Checked samples of the recipe's splits: columns of numbers, and each sample read from its file when asked for."""
 
 import bisect
 import hashlib
