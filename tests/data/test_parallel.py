@@ -122,13 +122,10 @@ def test_an_error_comes_home(jobs: int) -> None:
 
 
 def test_results_before_an_error_are_given_first() -> None:
-    found = []
-    with pytest.raises(DataError):  # noqa: PT012 - the error comes in the midst of the loop
-        for part in in_workers(partial(at_row, row=0, what=""), 10, 2, chunk=1):
-            found += part
-            if part == [4]:
-                raise DataError("a", "b", "c")
-    assert found == [0, 1, 2, 3, 4]
+    results = in_workers(partial(at_row, row=4, what="data"), 10, 1, chunk=1)
+    assert [next(results) for _ in range(4)] == [[0], [1], [2], [3]]
+    with pytest.raises(DataError, match="row 5"):
+        next(results)
 
 
 @pytest.mark.parametrize(("what", "told"), [("kill", "SIGKILL"), ("leave", "status 3")])

@@ -58,7 +58,7 @@ class Policy:
             )
 
     def long_row(self, file: str, row: int, what: str) -> None:
-        """List a row that is left out or cut because it is too long: as the recipe wishes, so no limit counts it."""
+        """List a row that is left out or cut because it is too long: the recipe wants it so, and no limit counts it."""
         self._long[RowFault(file, row, "", what)] = None
 
     def examples(self) -> str:
