@@ -13,6 +13,7 @@ from finesight.core.sample import Origin
 from finesight.data.collate import collate
 from finesight.data.dataset import ExampleSet
 from finesight.data.order import Order, Share
+from finesight.data.sets import SampleSet
 from finesight.data.workers import BETWEEN, At, Workers, answers, worker_error
 
 _MOST_NAMED = 8
@@ -40,6 +41,9 @@ class Places(Protocol):
 
     def place(self, item: int) -> str:
         """What a message calls it."""
+
+    def column(self, item: int) -> str:
+        """The column that a picture which cannot be decoded is to be blamed on."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def make_window(
         try:
             found = example(item)
         except DataError as error:
+            error.column = error.column or places.column(item)
             bad.append((places.origin(item), error))
         except FinesightError:
             raise
@@ -158,6 +163,9 @@ class _Drawing:
     def place(self, item: int) -> str:
         return f"sample `{self._examples.samples.id(item % len(self._examples))}` of {self.origin(item)}"
 
+    def column(self, item: int) -> str:
+        return self._examples.samples.row(item % len(self._examples))[0].picture_column
+
 
 def windows(
     examples: ExampleSet,
@@ -180,9 +188,33 @@ def windows(
     return released(answers(job, max(0, stop - start), crew), start, policy)
 
 
-def in_order(examples: ExampleSet, batch_size: int) -> Iterator[Batch]:
-    """All examples once, unchanged by transforms, those of like length together."""
+def in_order(examples: ExampleSet, batch_size: int, policy: Told | None = None) -> Iterator[Batch]:
+    """All examples once, unchanged by transforms, those of like length together.
+
+    One that turns out to be bad is left out where `policy`, which is told of it, does not raise; without a policy it is
+    raised. Raises DataError where none is left.
+    """
+    left = 0
     by_length = np.argsort(examples.lengths, kind="stable").tolist()
     for at in range(0, len(by_length), batch_size):
-        chosen = by_length[at : at + batch_size]
-        yield collate([examples.plain(index) for index in chosen], examples.ports.pad_id)
+        good = []
+        for index in by_length[at : at + batch_size]:
+            try:
+                good.append(examples.plain(index))
+            except DataError as error:
+                tell(policy, examples.samples, index, error)
+        left += len(good)
+        if good:
+            yield collate(good, examples.ports.pad_id)
+    if not left:
+        where = str(examples.samples.origin(0))
+        raise DataError("none of these samples can be used any more", where, "put the data back as they were")
+
+
+def tell(policy: Told | None, samples: SampleSet, index: int, error: DataError) -> None:
+    """Tell `policy`, which may raise, of a sample that turned out to be bad; without a policy its error is raised."""
+    if policy is None:
+        raise error
+    origin = samples.origin(index)
+    error.column = error.column or samples.row(index)[0].picture_column
+    policy.bad_row(origin.file, origin.row, error)

@@ -124,9 +124,9 @@ class _Flow:
         def at_row(step: int, item: int) -> None:
             at(step, drawn[item].number if item >= 0 else item)
 
-        window = make_window(
-            step, range(len(drawn)), example, _Places(drawn), at_row, pad_id, self._micro_batch
-        )
+        places = _Places(drawn, self._stream.rows.source.picture_column)
+        numbers = range(len(drawn))
+        window = make_window(step, numbers, example, places, at_row, pad_id, self._micro_batch)
         return replace(window, long=tuple(long))
 
     def place(self, item: int) -> str:
@@ -138,12 +138,16 @@ class _Places:
     """Where the rows of a step stand."""
 
     rows: Sequence[Numbered]
+    picture_column: str
 
     def origin(self, item: int) -> Origin:
         return self.rows[item].origin
 
     def place(self, item: int) -> str:
         return str(self.rows[item].origin)
+
+    def column(self, item: int) -> str:
+        return self.picture_column
 
 
 class _Ended(Exception):

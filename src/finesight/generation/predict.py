@@ -11,10 +11,12 @@ import torch
 from transformers import GenerationConfig
 
 from finesight.config.train import Generation
+from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.prediction import Prediction
 from finesight.data.collate import collate_prompts
 from finesight.data.dataset import ExampleSet, prepare_pictures
+from finesight.data.loader import Told, tell
 from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
 from finesight.training.step import evaluating
@@ -44,25 +46,41 @@ def predict(
     batch_size: int,
     limit: int | None = None,
     tick: Callable[[int], object] | None = None,
+    policy: Told | None = None,
 ) -> list[Prediction]:
     """Answer each sample once (the first `limit` of them); each part of the model is left in the mode it was in.
 
-    `tick` is called with the number of finished samples, and may raise to stop.
+    `tick` is called with the number of finished samples, and may raise to stop. A sample that turns out to be bad has
+    no prediction where `policy`, which is told of it, does not raise; without a policy it is raised.
     """
     config = decoding(settings, examples.ports)
     count = len(examples) if limit is None else min(limit, len(examples))
     order = np.argsort(examples.lengths[:count], kind="stable").tolist()
     answers: dict[int, str] = {}
+    done = 0
     with evaluating(model):
         for chosen in _groups(order, batch_size):
-            prompts = [examples.prompt(index) for index in chosen]
-            samples = [examples.sample(index) for index in chosen]
-            pictures = [picture for sample in samples for picture in prepare_pictures(sample, examples.ports)]
-            texts = answer(model, examples.ports, prompts, pictures, config)
-            answers |= dict(zip(chosen, texts, strict=True))
+            asked = {index: found for index in chosen if (found := _asked(examples, index, policy))}
+            if asked:
+                prompts = [prompt for prompt, _ in asked.values()]
+                pictures = [picture for _, shown in asked.values() for picture in shown]
+                texts = answer(model, examples.ports, prompts, pictures, config)
+                answers |= dict(zip(asked, texts, strict=True))
+            done += len(chosen)
             if tick is not None:
-                tick(len(answers))
-    return [_prediction(examples, index, answers[index]) for index in range(count)]
+                tick(done)
+    return [_prediction(examples, index, answers[index]) for index in sorted(answers)]
+
+
+def _asked(
+    examples: ExampleSet, index: int, policy: Told | None
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]] | None:
+    """Prompt and pictures of a sample; None where it is bad."""
+    try:
+        return examples.prompt(index), prepare_pictures(examples.sample(index), examples.ports)
+    except DataError as error:
+        tell(policy, examples.samples, index, error)
+        return None
 
 
 def _groups(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -19,7 +19,7 @@ from finesight.runtime.device import choose_device
 from finesight.runtime.files import write_json
 from finesight.runtime.notices import Notices
 from finesight.workflows.places import find_model, run_of
-from finesight.workflows.scoring import answer_split, score_split
+from finesight.workflows.scoring import answer_split, answered, score_split
 
 
 def evaluate(
@@ -62,8 +62,11 @@ def evaluate(
     }
     found.loaded.model.to(device)
     folder = out or run.path / "evaluations" / split
-    predictions = answer_split(found.loaded.model, sets[split], recipe, split, folder, observer)
-    scores, comparisons = score_split(predictions, recipe, split, sets[split], sets.get("train"))
+    predictions = answer_split(
+        found.loaded.model, sets[split], recipe, split, folder, observer, policy=policy
+    )
+    left = answered(sets[split], predictions)
+    scores, comparisons = score_split(predictions, recipe, split, left, sets.get("train"), policy)
     document = results_document(scores, comparisons)
     write_json(RunDirectory(folder).results, document)
     return {**document, "results": str(RunDirectory(folder).results)}

@@ -1,7 +1,7 @@
 """Answers, scores, baselines and the report's pictures of one split; used by training and by evaluation alike."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,16 @@ import numpy as np
 from PIL import Image
 
 from finesight.config.recipe import Recipe
+from finesight.core.errors import DataError
 from finesight.core.events import Observer
 from finesight.core.prediction import Comparison, Prediction, Score
 from finesight.core.rundir import RunDirectory
+from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet, prepare_pictures
+from finesight.data.loader import tell
 from finesight.data.media import load_picture
+from finesight.data.policy import Policy
+from finesight.data.sets import SampleSet
 from finesight.evaluation.baselines import majority, nearest_picture
 from finesight.evaluation.compare import compare
 from finesight.evaluation.normalise import squad_normalise
@@ -40,10 +45,12 @@ def answer_split(
     folder: Path,
     observer: Observer | None = None,
     go_on: Callable[[], object] = bool,
+    policy: Policy | None = None,
 ) -> list[Prediction]:
     """Answer every sample of a split and write `predictions/<split>.jsonl` below `folder`.
 
-    `go_on` is called between batches and may raise to stop.
+    `go_on` is called between batches and may raise to stop. A sample that turns out to be bad has no answer where
+    `policy`, which is told of it, does not raise.
     """
     if observer is not None:
         observer.on_phase(f"answer {split}", len(examples))
@@ -53,51 +60,83 @@ def answer_split(
         if observer is not None:
             observer.on_progress(done)
 
-    predictions = predict(model, examples, recipe.generation, recipe.evaluation.batch_size, tick=tick)
+    size = recipe.evaluation.batch_size
+    predictions = predict(model, examples, recipe.generation, size, tick=tick, policy=policy)
+    if not predictions:
+        where = str(examples.samples.origin(0))
+        raise DataError(
+            f"no sample of `{split}` can be used any more", where, "put the data back as they were"
+        )
     write_text(RunDirectory(folder).predictions(split), dump(predictions))
     return predictions
+
+
+def answered(examples: ExampleSet, predictions: Sequence[Prediction]) -> SampleSet:
+    """The samples that have a prediction, in its order."""
+    if len(predictions) == len(examples):
+        return examples.samples
+    names = {item.id for item in predictions}
+    return examples.samples.take([index for index, name in enumerate(examples.samples.ids) if name in names])
 
 
 def score_split(
     predictions: Sequence[Prediction],
     recipe: Recipe,
     split: str,
-    examples: ExampleSet,
+    samples: SampleSet,
     train: ExampleSet | None,
+    policy: Policy | None = None,
 ) -> tuple[list[Score], list[Comparison]]:
-    """Scores with intervals by slice, and the paired differences to the baselines where the recipe asks for them."""
+    """Scores with intervals by slice, and the paired differences to the baselines where the recipe asks for them.
+
+    `samples` are those of the predictions; `policy` is told of training samples that turn out to be bad.
+    """
     seed, resamples = recipe.run.seed, recipe.evaluation.resamples
     scores = score(predictions, recipe.evaluation.metrics, split, seed=seed, resamples=resamples)
     comparisons: list[Comparison] = []
     if recipe.evaluation.baselines and train is not None:
         metrics = [name for name in recipe.evaluation.metrics if name in _BASELINE_METRICS]
-        for name, guesses in _baselines(predictions, examples, train).items():
+        for name, guesses in _baselines(predictions, samples, train, policy).items():
             comparisons += compare(predictions, guesses, metrics, split, name, seed=seed, resamples=resamples)
     return scores, comparisons
 
 
 def _baselines(
-    predictions: Sequence[Prediction], examples: ExampleSet, train: ExampleSet
+    predictions: Sequence[Prediction], samples: SampleSet, train: ExampleSet, policy: Policy | None
 ) -> dict[str, list[Prediction]]:
     """Answers that need no learning: the most common one, and that of the training picture that looks most alike."""
     if len(train) > _MOST_NEIGHBOURS:
         _log.info("baselines: of the first %s training samples", f"{_MOST_NEIGHBOURS:,}")
-    known = [train.samples[index] for index in range(min(len(train), _MOST_NEIGHBOURS))]
-    answers = [sample.references[0] for sample in known]
-    guesses = {"majority": majority([sample.prompt for sample in known], answers, predictions)}
-    asked = [examples.samples[index] for index in range(len(examples))]
-    if all(len(sample.images) == 1 for sample in [*known, *asked]):
-        pixels = [
-            np.stack([prepare_pictures(sample, train.ports)[0] for sample in part]) for part in (known, asked)
-        ]
+    known = list(_shown(train.samples, min(len(train), _MOST_NEIGHBOURS), train, policy))
+    answers = [sample.references[0] for sample, _ in known]
+    guesses = {"majority": majority([sample.prompt for sample, _ in known], answers, predictions)}
+    asked = list(_shown(samples, len(samples), train, None))
+    if all(len(pictures) == 1 for _, pictures in [*known, *asked]):
+        pixels = [np.stack([pictures[0] for _, pictures in part]) for part in (known, asked)]
         guesses["nearest picture"] = nearest_picture(pixels[0], answers, pixels[1], predictions)
     return guesses
 
 
+def _shown(
+    samples: SampleSet, count: int, train: ExampleSet, policy: Policy | None
+) -> Iterator[tuple[Sample, tuple[np.ndarray, ...]]]:
+    """The words of the first `count` samples with their pictures as the model gets them, without those that are bad."""
+    for index in range(count):
+        try:
+            pictures = prepare_pictures(samples[index], train.ports)
+        except DataError as error:
+            tell(policy, samples, index, error)
+        else:
+            yield samples.words(index), pictures
+
+
 def keep_pictures(
-    run: RunDirectory, split: str, predictions: Sequence[Prediction], examples: ExampleSet, limit: int
+    run: RunDirectory, split: str, predictions: Sequence[Prediction], samples: SampleSet, limit: int
 ) -> None:
-    """Save the few pictures that the report shows: right and wrong answers by turns, spread over the split."""
+    """Save the few pictures that the report shows: right and wrong answers by turns, spread over the split.
+
+    `samples` are those of the predictions.
+    """
     right = [index for index, item in enumerate(predictions) if _is_right(item)]
     wrong = [index for index, item in enumerate(predictions) if not _is_right(item)]
     half = limit // 2
@@ -105,7 +144,7 @@ def keep_pictures(
     chosen = [*_spread(right, limit - len(few_wrong)), *few_wrong]
     names = {}
     for number, index in enumerate(sorted(chosen)):
-        picture = load_picture(examples.samples[index].images[0].data, where=predictions[index].origin).image
+        picture = load_picture(samples[index].images[0].data, where=predictions[index].origin).image
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         names[predictions[index].id] = f"{split}/{number:03d}.png"
         write_bytes(run.pictures / names[predictions[index].id], _png(picture))

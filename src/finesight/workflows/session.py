@@ -139,7 +139,7 @@ class Session:
         """Validation loss, and the metrics over the first `evaluation.max_samples` answers."""
         recipe, prepared = self._recipe, self._prepared
         examples, settings = prepared.splits["val"], recipe.evaluation
-        batches = in_order(examples, settings.batch_size)
+        batches = in_order(examples, settings.batch_size, prepared.policy)
 
         def unless_asked() -> Iterator[Batch]:
             for batch in batches:
@@ -159,6 +159,7 @@ class Session:
                 settings.batch_size,
                 settings.max_samples,
                 tick=self._stop_if_asked,
+                policy=prepared.policy,
             )
             scores = score(answers, settings.metrics, "val", seed=recipe.run.seed, resamples=1)
             values |= {row.name: row.value for row in scores if row.slice == "all"}

@@ -29,7 +29,7 @@ from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
 from finesight.workflows.report import build_report
 from finesight.workflows.rundirs import open_run
-from finesight.workflows.scoring import answer_split, keep_pictures, score_split
+from finesight.workflows.scoring import answer_split, answered, keep_pictures, score_split
 from finesight.workflows.session import Session
 
 _log = logging.getLogger("finesight")
@@ -73,17 +73,19 @@ def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observe
         _list_faults(run, prepared)
         session.fit(state)
     finally:
-        met = len(prepared.policy.listed) - known
-        if met:
-            told = "rows that training met are not learned from, or not as they are; they are listed in faults.csv"
-            notices.add("dropped", told, met)
-            _list_faults(run, prepared)
-    write_json(run.notices, notices.rows())
+        _list_faults(run, prepared)
     best = checkpoints.best_or_last()
     restore_model(prepared.model, load_checkpoint(best).tensors["model"], str(best))
     card = model_card(recipe, prepared.facts())
     save_folder(run.model, prepared.model, prepared.processor, prepared.ports, recipe.generation, card)
-    _finish(recipe, run, prepared, state, asked, observer)
+    measured = _measure(recipe, run, prepared, asked, observer)
+    met = len(prepared.policy.listed) - known
+    if met:
+        told = "rows that were met in use are left out, or cut; they are listed in faults.csv"
+        notices.add("dropped", told, met)
+    _list_faults(run, prepared)
+    write_json(run.notices, notices.rows())
+    _finish(recipe, run, prepared, state, measured)
 
 
 def _stop_if(asked: StopFlag, when: str) -> None:
@@ -144,43 +146,49 @@ def _samples(facts: Mapping[str, Any] | None) -> str:
     return "a stream" if found is None else f"{found} samples"
 
 
+def _measure(
+    recipe: Recipe, run: RunDirectory, prepared: Prepared, asked: StopFlag, observer: Observer | None
+) -> tuple[list[Score], list[Comparison], float]:
+    """Answer and score the test samples (or the validation samples); and the seconds that it took."""
+    split = next((name for name in ("test", "val") if name in prepared.splits), None)
+    began = time.perf_counter()
+    if split is None:
+        return [], [], 0.0
+    examples, policy = prepared.splits[split], prepared.policy
+    predictions = answer_split(
+        *(prepared.model, examples, recipe, split, run.path, observer),
+        go_on=lambda: _stop_if(asked, f"while answering {split}, after the last step"),
+        policy=policy,
+    )
+    samples = answered(examples, predictions)
+    scores, comparisons = score_split(
+        predictions, recipe, split, samples, prepared.splits.get("train"), policy
+    )
+    keep_pictures(run, split, predictions, samples, recipe.report.pictures)
+    return scores, comparisons, time.perf_counter() - began
+
+
 def _finish(
     recipe: Recipe,
     run: RunDirectory,
     prepared: Prepared,
     state: LoopState,
-    asked: StopFlag,
-    observer: Observer | None,
+    measured: tuple[list[Score], list[Comparison], float],
 ) -> None:
-    """Answer and score the test samples (or the validation samples), and close the books; `results.json` comes last."""
-    split = next((name for name in ("test", "val") if name in prepared.splits), None)
-    scores: list[Score] = []
-    comparisons: list[Comparison] = []
-    began = time.perf_counter()
-    if split is not None:
-        examples = prepared.splits[split]
-        predictions = answer_split(
-            prepared.model,
-            examples,
-            recipe,
-            split,
-            run.path,
-            observer,
-            lambda: _stop_if(asked, f"while answering {split}, after the last step"),
-        )
-        scores, comparisons = score_split(predictions, recipe, split, examples, prepared.splits.get("train"))
-        keep_pictures(run, split, predictions, examples, recipe.report.pictures)
+    """Close the books; `results.json` comes last."""
+    scores, comparisons, seconds = measured
     if run.plan.is_file():
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
-        measured = measured_cost(prepared, state)
-        write_json(run.plan, {**plan, "measured": measured.document()})
-    document = results_document(scores, comparisons)
-    facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
-    seconds = {"train": state.seconds, "evaluate": time.perf_counter() - began}
+        write_json(run.plan, {**plan, "measured": measured_cost(prepared, state).document()})
     write_text(run.model / "README.md", model_card(recipe, prepared.facts(), scores))
+    facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
     write_json(
         run.results,
-        {**document, "training": {**facts, "best_by": recipe.evaluation.best_by}, "seconds": seconds},
+        {
+            **results_document(scores, comparisons),
+            "training": {**facts, "best_by": recipe.evaluation.best_by},
+            "seconds": {"train": state.seconds, "evaluate": seconds},
+        },
     )
 
 
