@@ -1,6 +1,7 @@
 """`finesight convert`."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,38 +28,45 @@ class BadRow(StrEnum):
     SKIP = "skip"
 
 
+_Given = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE_OR_SOURCE", help="A recipe, or data: a file, folder, pattern or address."),
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Changes of the recipe, or keys of the source, such as columns.answer=title or source=coco.",
+    ),
+]
+_Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the shards; a new one.")]
+_Split = Annotated[str, typer.Option(help="Which part of a recipe's data: train, val or test.")]
+_Size = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="About how large a shard is, such as 512MB (the default) or 2GiB."),
+]
+_Rows = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Rows of the source for each shard, instead of a size.")
+]
+_Jobs = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Processes that write; as many as cores where absent.")
+]
+_BadRow = Annotated[
+    BadRow | None, typer.Option(help="What a bad row does; as the recipe says where absent, else stop.")
+]
+
+
 @app.command(no_args_is_help=True)
 def convert(
-    given: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE_OR_SOURCE", help="A recipe, or data: a file, folder, pattern or address."
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Changes of the recipe, or keys of the source, such as columns.answer=title or source=coco.",
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the shards; a new one.")] = None,
+    given: _Given,
+    overrides: _Overrides = None,
+    out: _Out = None,
     to: Annotated[To, typer.Option(help="Format of the shards.")] = To.TAR,
-    split: Annotated[str, typer.Option(help="Which part of a recipe's data: train, val or test.")] = "train",
-    shard_size: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="About how large a shard is, such as 512MB (the default) or 2GiB."),
-    ] = None,
-    shard_rows: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Rows of the source for each shard, instead of a size."),
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=0, help="Processes that write shards; as many as cores where absent.")
-    ] = None,
-    on_bad_row: Annotated[
-        BadRow | None, typer.Option(help="What a bad row does; as the recipe says where absent, else stop.")
-    ] = None,
+    split: _Split = "train",
+    shard_size: _Size = None,
+    shard_rows: _Rows = None,
+    jobs: _Jobs = None,
+    on_bad_row: _BadRow = None,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
     """Write any data as checked shards: every row in few large files, read at any place.
@@ -85,30 +93,33 @@ def convert(
         raise FinesightError("no folder is named", "--out", "name a new one, such as --out shards")
     if shard_size is not None and shard_rows is not None:
         raise FinesightError("--shard-size and --shard-rows are both given", "convert", "keep one of them")
-    size = _bytes(shard_size) if shard_size is not None else None
-    from finesight.cli.progress import ProgressBar
-    from finesight.workflows.converted import recipe_or_source
-
-    chosen = recipe_or_source(given, overrides or ())
-    from finesight.workflows.convert import convert as work  # after the recipe is checked
-
-    with only_json(json), ProgressBar() as bar:
-        result = work(
-            chosen,
-            out,
-            to=to.value,
-            split=split,
-            shard_bytes=size,
-            shard_rows=shard_rows,
-            jobs=jobs,
-            on_bad_row=None if on_bad_row is None else on_bad_row.value,
-            observer=bar,
-        )
+    settings = {
+        "to": to.value,
+        "split": split,
+        "shard_bytes": _bytes(shard_size) if shard_size is not None else None,
+        "shard_rows": shard_rows,
+        "jobs": jobs,
+        "on_bad_row": None if on_bad_row is None else on_bad_row.value,
+    }
+    result = _work(given, overrides or (), out, settings, json)
     if json:
         print_json(result)
         return
     for part in result.get("sources", [result]):
         _show(part)
+
+
+def _work(
+    given: str, overrides: Sequence[str], out: Path, settings: dict[str, Any], json: bool
+) -> dict[str, Any]:
+    from finesight.cli.progress import ProgressBar
+    from finesight.workflows.converted import recipe_or_source
+
+    chosen = recipe_or_source(given, overrides)
+    from finesight.workflows.convert import convert as work  # after the recipe is checked
+
+    with only_json(json), ProgressBar() as bar:
+        return work(chosen, out, observer=bar, **settings)
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

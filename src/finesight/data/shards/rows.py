@@ -72,10 +72,7 @@ class Converter:
         self.opened, self.back = opened, back
         columns = opened.columns
         self._talks = [name for name in (columns.messages, columns.question, columns.answer) if name]
-        held = _Held(opened.reader, (*opened.reader.columns, *_PLURAL.values()))
-        if not {columns.image, columns.audio} - {None}:
-            held.columns = opened.reader.columns
-        self._back = rows_of(held, back, opened.name)
+        self._backs: dict[tuple[str, ...], RowSource] = {}
 
     def words(self, index: int) -> ShardRow | None:
         """The row without what its pictures and sounds hold; None where the source's `where` leaves it out."""
@@ -136,10 +133,13 @@ class Converter:
 
     def _check(self, made: ShardRow, sample: Sample) -> None:
         """Raise unless the row, read back, makes the same sample."""
-        held = _Held(
-            self.opened.reader, self._back.reader.columns, {**made.values, **made.media}, sample.origin
-        )
-        again = replace(self._back, reader=held).sample(0)
+        reader = self.opened.reader
+        new = tuple(name for name in made.media if name not in reader.columns)
+        if new not in self._backs:
+            columns = (*reader.columns, *new)
+            self._backs[new] = rows_of(_Held(reader, columns), self.back, self.opened.name)
+        held = _Held(reader, (*reader.columns, *new), {**made.values, **made.media}, sample.origin)
+        again = replace(self._backs[new], reader=held).sample(0)
         same = again is not None and (sample_digest(again), again.tags, again.group) == (
             sample_digest(sample),
             sample.tags,

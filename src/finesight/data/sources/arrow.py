@@ -1,19 +1,24 @@
 """Single files of typed columns: parquet, Arrow files, Arrow streams; and whether several are one table."""
 
+import os
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from finesight.config.place import is_address
 from finesight.core.errors import DataError
 from finesight.data.sources.shards import Shard, open_bytes
+from finesight.data.sources.unpacked import Message, Read, messages_of_file, messages_of_stream, pages_of
 
 _LARGEST_BLOCK = 2 << 30
-"""Bytes of a row group, or of all of a stream that cannot be mapped, that are unpacked at all."""
+"""Bytes of a row group or batch that are unpacked at all."""
 _BOMB = 200
 """A row group that says to become larger by more than this factor, and large, is refused."""
 _LARGE = 64 << 20
-_SLICE = 256
-"""Rows that are unpacked at once: a size that lies is met early."""
+_LARGEST_STREAM = 512 << 20
+"""Bytes of all of an Arrow stream that cannot be mapped."""
+_SLICE, _SLICE_BYTES = 256, 64 << 20
+"""Rows that are unpacked at once, and bytes that they take where all of them hold the largest value."""
 _ROWS_A_BYTE = 1000
 """More rows than this for each byte of a file are no data, but a number that makes others take memory."""
 
@@ -42,7 +47,7 @@ class _ParquetFile:
     def __init__(self, shard: Shard) -> None:
         import pyarrow.parquet as pq
 
-        self._shard = shard
+        self._shard, self._read = shard, _raw(shard)
         source = open_bytes(shard) if is_address(shard.name) else shard.name
         self._file = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
         self.schema = self._file.schema_arrow
@@ -52,36 +57,44 @@ class _ParquetFile:
         self.largest = max((group.total_byte_size for group in groups), default=0)
 
     def load(self, block: int, columns: Sequence[str]) -> tuple[list[Any], int]:
-        self._check_size(block, columns)
+        at_once = self._rows_at_once(block, columns)
         rows, size, batches = 0, 0, []
-        read = self._file.iter_batches(_SLICE, row_groups=[block], columns=list(columns), use_threads=False)
+        read = self._file.iter_batches(at_once, row_groups=[block], columns=list(columns), use_threads=False)
         for batch in read:
             batches.append(batch)
             rows, size = rows + batch.num_rows, size + batch.nbytes
             if size > _LARGEST_BLOCK:
                 raise self._too_large(block, size)
-        if rows != self.rows[block] and columns:
+        if rows != self.rows[block]:
             what = f"row group {block + 1} has {rows:,} rows and says {self.rows[block]:,}"
             raise DataError(what, self._shard.name, MEND)
         return batches, size
 
-    def _check_size(self, block: int, columns: Sequence[str]) -> None:
+    def _rows_at_once(self, block: int, columns: Sequence[str]) -> int:
+        """Rows to unpack at once, so that even one value in all of them takes little memory.
+
+        Raises DataError for a group that is too large, as its pages say, whatever the footer does.
+        """
         group = self._file.metadata.row_group(block)
         chunks = [group.column(number) for number in range(group.num_columns)]
         inner = tuple(f"{name}." for name in columns)
         wanted = [c for c in chunks if c.path_in_schema in columns or c.path_in_schema.startswith(inner)]
-        packed = sum(chunk.total_compressed_size for chunk in wanted)
-        unpacked = sum(chunk.total_uncompressed_size for chunk in wanted)
+        packed = unpacked = dictionary = 0
+        for chunk in wanted:
+            starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
+            size = min(chunk.total_compressed_size, self._shard.size)
+            pages = pages_of(self._read, min(start for start in starts if start), size)
+            packed += size
+            unpacked += max(pages.unpacked, chunk.total_uncompressed_size)
+            dictionary = max(dictionary, pages.dictionary)
         if unpacked > _LARGEST_BLOCK:
             raise self._too_large(block, unpacked)
-        if unpacked > _LARGE and unpacked > _BOMB * packed:
-            what = f"row group {block + 1} is {packed:,} bytes that say to become {unpacked:,}"
-            raise DataError(what, self._shard.name, "take the file out if you do not know who made it")
+        _check_ratio(packed, unpacked, f"row group {block + 1}", self._shard)
+        return max(1, min(_SLICE, _SLICE_BYTES // max(1, dictionary)))
 
     def _too_large(self, block: int, size: int) -> DataError:
-        what = (
-            f"row group {block + 1} takes {size >> 20:,} MiB of memory; {_LARGEST_BLOCK >> 20:,} are let in"
-        )
+        most = f"{_LARGEST_BLOCK >> 20:,} are let in"
+        what = f"row group {block + 1} takes {size >> 20:,} MiB of memory; {most}"
         mend = "write the file anew with smaller row groups (pandas: `to_parquet(…, row_group_size=100)`)"
         return DataError(what, self._shard.name, mend)
 
@@ -89,72 +102,98 @@ class _ParquetFile:
 class _ArrowFile:
     """An Arrow IPC file (Feather, version 2): a block is a record batch."""
 
+    largest = 0
+
     def __init__(self, shard: Shard) -> None:
         import pyarrow as pa
 
-        self._mapped, source = _source(shard)
-        self._reader = pa.ipc.open_file(source)
+        found = list(messages_of_file(_raw(shard), shard.size))
+        self._sizes = _checked(found, shard)
+        self._reader = pa.ipc.open_file(_source(shard))
         self.schema = self._reader.schema
-        self.largest = 0
-        cheap = pa.ipc.IpcReadOptions(included_fields=[_cheapest(self.schema)], use_threads=False)
-        lengths = pa.ipc.open_file(_source(shard)[1], options=cheap)
-        self.rows = [lengths.get_batch(number).num_rows for number in range(lengths.num_record_batches)]
+        self.rows = [message.rows for message in found if not message.is_dictionary]
 
     def load(self, block: int, columns: Sequence[str]) -> tuple[list[Any], int]:
-        import pyarrow as pa
-
-        before = pa.total_allocated_bytes()
-        batch = self._reader.get_batch(block)
-        # nothing is allocated for what is mapped as it stands; compressed batches are unpacked
-        size = max(0, pa.total_allocated_bytes() - before) if self._mapped else batch.nbytes
-        return [batch], size
+        return [self._reader.get_batch(block)], self._sizes[block]
 
 
 class _ArrowStream:
     """An Arrow stream, as `datasets` writes it: a block is a record batch, and all of them are looked at once."""
 
+    largest = 0
+
     def __init__(self, shard: Shard) -> None:
         import pyarrow as pa
 
-        self.largest = 0
-        before, taken = pa.total_allocated_bytes(), 0
-        self._mapped, source = _source(shard)
-        reader = pa.ipc.open_stream(source)
+        found = list(messages_of_stream(_raw(shard), shard.size))
+        if sum(_checked(found, shard)) > _LARGEST_STREAM:
+            raise DataError(
+                "an Arrow stream that is compressed or far away must be held in memory, and this one is large",
+                shard.name,
+                "write it as an Arrow file, or as parquet",
+            )
+        reader = pa.ipc.open_stream(_source(shard))
         self.schema = reader.schema
-        self._batches = []
-        for batch in reader:
-            self._batches.append(batch)
-            taken += 0 if self._mapped else batch.nbytes
-            if max(taken, pa.total_allocated_bytes() - before) > _LARGEST_BLOCK // 4:
-                raise DataError(
-                    "an Arrow stream that is compressed or far away must be held in memory, and this one is large",
-                    shard.name,
-                    "write it as an Arrow file without compression, or as parquet",
-                )
+        self._batches = list(reader)
         self.rows = [batch.num_rows for batch in self._batches]
 
     def load(self, block: int, columns: Sequence[str]) -> tuple[list[Any], int]:
         return [self._batches[block]], 0
 
 
-def _source(shard: Shard) -> tuple[bool, Any]:
-    """Whether a file is mapped into memory, and the file as pyarrow takes it."""
+def _checked(found: Sequence[Message], shard: Shard) -> list[int]:
+    """Bytes that each record batch takes in memory, 0 for one that is mapped; raises DataError for too many."""
+    far, sizes = is_address(shard.name), []
+    for number, message in enumerate(found, 1):
+        if message.mapped and not far:
+            size = 0
+        else:
+            size = message.unpacked
+            _check_ratio(shard.size, size, f"batch {number}", shard)
+            if size > _LARGEST_BLOCK:
+                what = (
+                    f"batch {number} takes {size >> 20:,} MiB of memory; {_LARGEST_BLOCK >> 20:,} are let in"
+                )
+                raise DataError(what, shard.name, "write the file anew with smaller batches, or as parquet")
+        if message.rows < 0:
+            raise ValueError(f"batch {number} has {message.rows} rows")
+        if not message.is_dictionary:
+            sizes.append(size)
+    return sizes
+
+
+def _check_ratio(packed: int, unpacked: int, which: str, shard: Shard) -> None:
+    if unpacked > _LARGE and unpacked > _BOMB * packed:
+        what = f"{which} is {packed:,} bytes that say to become {unpacked:,}"
+        raise DataError(what, shard.name, "take the file out if you do not know who made it")
+
+
+def _raw(shard: Shard) -> Read:
+    """The bytes of a file by place; fewer at its end. For one thread at a time."""
+    if is_address(shard.name):
+        stream = open_bytes(shard)
+
+        def far(start: int, size: int) -> bytes:
+            stream.seek(start)
+            return stream.read(size)
+
+        return far
+    descriptor = os.open(shard.name, os.O_RDONLY)
+
+    def near(start: int, size: int) -> bytes:
+        return os.pread(descriptor, size, start)
+
+    weakref.finalize(near, os.close, descriptor)
+    return near
+
+
+def _source(shard: Shard) -> Any:
+    """A file as pyarrow takes it: mapped into memory where it is on this machine."""
     import pyarrow as pa
 
     if is_address(shard.name):
-        return False, pa.PythonFile(open_bytes(shard), mode="r")
-    return True, pa.memory_map(shard.name, "r")
-
-
-def _cheapest(schema: Any) -> int:
-    """The column that costs least to unpack."""
-    import pyarrow as pa
-
-    def cost(number: int) -> int:
-        kind = schema.field(number).type
-        return 0 if pa.types.is_primitive(kind) else 1 if pa.types.is_string(kind) else 2
-
-    return min(range(len(schema.names)), key=cost)
+        return pa.PythonFile(open_bytes(shard), mode="r")
+    return pa.memory_map(shard.name, "r")
 
 
 def open_file(shard: Shard) -> TableFile:

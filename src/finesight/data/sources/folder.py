@@ -5,6 +5,8 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from finesight.config.place import resolve_path
 from finesight.config.sources import FolderSource
 from finesight.core.errors import DataError
@@ -33,7 +35,7 @@ class CaptionsReader:
         # one text and not as many strings: worker processes share it
         names = sorted(_pictures(folder, ""), key=lambda name: name.split("/"))
         self._names = "\0".join(names).encode("utf-8", "surrogateescape")
-        self._ends = _ends(names)
+        self._ends = np.array(_ends(names), dtype=np.int64)
         if not names:
             raise DataError(
                 "there is no row",

@@ -174,7 +174,7 @@ def _loaded(folder: Path | None, source: HubSource) -> Any:
 
 def _why(error: Exception, source: HubSource, where: str, local: bool) -> DataError:
     """The error of `load_dataset` with what a person can do about it."""
-    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+    from datasets.exceptions import DatasetNotFoundError
 
     words = _short(error)
     if isinstance(error, ValueError) and "split" in words.lower():
@@ -186,7 +186,7 @@ def _why(error: Exception, source: HubSource, where: str, local: bool) -> DataEr
         return DataError(
             what, where, "convert it to parquet where you trust it, and read that by `source: parquet`"
         )
-    if isinstance(error, DataFilesNotFoundError) and local:
+    if isinstance(error, FileNotFoundError) and local:
         what = "`datasets` finds no data in this folder"
         return DataError(
             what, where, "give a folder of parquet, CSV, JSON or picture files, or one that it saved"

@@ -71,11 +71,11 @@ class ParquetReader:
         largest = 0
         self._hashes: list[dict[str, Hashes]] = []
         for number, shard in enumerate(self._shards):
-            opened = open_file(shard)
-            largest = max(largest, opened.largest)
             if manifest is not None:
                 manifest.check_shard(shard.name, shard.size)
                 self._hashes.append(manifest.pictures_by_row(shard.name))
+            opened = open_file(shard)
+            largest = max(largest, opened.largest)
             if schema is None:
                 schema = opened.schema
                 check_types(schema, shard)
@@ -138,11 +138,15 @@ class ParquetReader:
         """Values of row `index`, of `columns` alone where they are given; what is null is left out."""
         wanted = self.columns if columns is None else tuple(n for n in self.columns if n in columns)
         number = self._block_of(index)
+        if not wanted:
+            return {}
         try:
             block = self._block(number, wanted)
             found = block.row(index - int(self._starts[number]), wanted)
             for name in self._json & found.keys():
                 found[name] = parse_json(found[name].encode())
+                if found[name] is None:
+                    del found[name]
         except DataError:
             raise
         except Exception as error:  # pyarrow raises many kinds, of OSError, ValueError and its own

@@ -98,7 +98,8 @@ def _matching(pattern: str, suffixes: Sequence[str]) -> list[str]:
         return _remote_matching(pattern, suffixes)
     if not pattern.startswith(SHIPPED) and _WILD.search(pattern) and not Path(pattern).expanduser().exists():
         place = str(Path(pattern).expanduser())
-        names = sorted(name for name in glob.glob(place, recursive=True) if os.path.isfile(name))
+        every = sorted(name for name in glob.glob(place, recursive=True) if os.path.isfile(name))
+        names = [name for name in every if _meant(name, pattern)]
         if not names:
             raise DataError(
                 f"no file fits the pattern `{pattern}`",
@@ -121,7 +122,8 @@ def _remote_matching(pattern: str, suffixes: Sequence[str]) -> list[str]:
     files, path = _elsewhere(pattern)
     with _told(pattern):
         if _WILD.search(path):
-            names: list[str] = sorted(found for found in files.glob(path) if files.isfile(found))
+            every = sorted(found for found in files.glob(path) if files.isfile(found))
+            names: list[str] = [name for name in every if _meant(name, path)]
             if not names:
                 raise DataError(f"no file fits the pattern `{pattern}`", pattern, "correct the pattern")
         elif files.isdir(path):
@@ -138,6 +140,15 @@ def _remote_matching(pattern: str, suffixes: Sequence[str]) -> list[str]:
         else:
             raise DataError(f"`{pattern}` does not exist", pattern, "correct `path` of this source")
         return [files.unstrip_protocol(name) for name in names]
+
+
+def _meant(name: str, pattern: str) -> bool:
+    """Whether a pattern means a file that it fits: not those of other programs (`_metadata`), unless it says so."""
+    return not _last(name).startswith("_") or _last(pattern).startswith("_")
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _wanted(name: str, suffixes: Sequence[str]) -> bool:
@@ -230,19 +241,22 @@ class ByPlace:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
 
-    def read(self, shard: Shard, start: int, size: int) -> bytes:
-        """`size` bytes from `start` on; raises DataError where the file cannot be read, or is no longer what it was."""
+    def read(self, shard: Shard, start: int, size: int, digest: str = "") -> bytes:
+        """`size` bytes from `start` on; raises DataError where the file cannot be read, or is no longer what it was.
+
+        A file with another time whose sha256 is still `digest` is what it was.
+        """
         if self._process != os.getpid():  # descriptors of a parent are its own to close
             self._begin()
         with self._lock:
-            data = self._reader(shard)(start, size)
+            data = self._reader(shard, digest)(start, size)
         if len(data) < size:
             raise DataError(
                 "the file became shorter while it was in use", shard.name, "put it back, and begin again"
             )
         return data
 
-    def _reader(self, shard: Shard) -> Callable[[int, int], bytes]:
+    def _reader(self, shard: Shard, digest: str) -> Callable[[int, int], bytes]:
         found = self._open.get(shard.name)
         if found is not None:
             self._open.move_to_end(shard.name)
@@ -250,10 +264,10 @@ class ByPlace:
         if len(self._open) >= _MOST_OPEN:
             oldest, _ = self._open.popitem(last=False)
             self._close.pop(oldest, lambda: None)()
-        self._open[shard.name] = found = self._opened(shard)
+        self._open[shard.name] = found = self._opened(shard, digest)
         return found
 
-    def _opened(self, shard: Shard) -> Callable[[int, int], bytes]:
+    def _opened(self, shard: Shard, digest: str) -> Callable[[int, int], bytes]:
         if is_address(shard.name):
             return _far(shard.name)
         try:
@@ -263,16 +277,31 @@ class ByPlace:
                 f"the file cannot be opened: {error.strerror}", shard.name, "make it readable"
             ) from error
         self._close[shard.name] = lambda: os.close(descriptor)
-        now = os.fstat(descriptor)
-        if (now.st_size, str(now.st_mtime_ns)) != (shard.size, shard.stamp):
-            self._close.pop(shard.name)()
-            raise DataError("the file changed while it was in use", shard.name, "put it back, or begin again")
-        return lambda start, size: os.pread(descriptor, size, start)
+        known = {(shard.size, shard.stamp)}
+
+        def read(start: int, size: int) -> bytes:
+            found = os.fstat(descriptor)
+            now = found.st_size, str(found.st_mtime_ns)
+            if now not in known:
+                if now[0] != shard.size or not digest or _sha256(descriptor, shard.size) != digest:
+                    what = "the file changed while it was in use"
+                    raise DataError(what, shard.name, "put it back, or begin again")
+                known.add(now)
+            return os.pread(descriptor, size, start)
+
+        return read
 
     def __del__(self) -> None:
         if self._process == os.getpid():
             for close in self._close.values():
                 close()
+
+
+def _sha256(descriptor: int, size: int) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, size, 1 << 20):
+        digest.update(os.pread(descriptor, min(1 << 20, size - start), start))
+    return digest.hexdigest()
 
 
 def _far(address: str) -> Callable[[int, int], bytes]:

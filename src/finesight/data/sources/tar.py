@@ -62,8 +62,8 @@ class TarReader:
         return one.values(columns)
 
     def _reading(self, number: int) -> Callable[[int, int], bytes]:
-        shard = self._shards[number]
-        return lambda start, size: self._files.read(shard, start, size)
+        shard, digest = self._shards[number], self._indexes[number].digest
+        return lambda start, size: self._files.read(shard, start, size, digest)
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):

@@ -35,6 +35,7 @@ LARGEST_MEMBER: Final = 96 << 20
 _LARGEST_JSON: Final = 16 << 20
 _MOST_EXTENSIONS: Final = 1000
 _MOST_KEYS: Final = 1000
+_SMALL: Final = 1 << 20
 _MOMENT: Final = 2_000_000_000
 """Nanoseconds within which a file may change and keep its time of change, on the coarsest file system."""
 
@@ -312,23 +313,36 @@ _PLAIN: Final = ("extensions", "json_keys", "left_out", "digest", "made_ns")
 
 
 def _write(index: TarIndex, folder: Path) -> None:
-    for name in _ARRAYS:
-        np.save(folder / f"{name}.npy", getattr(index, name), allow_pickle=False)
-    (folder / "keys").write_bytes(index.keys)
+    """One file for all: there may be thousands of shards, and each file costs time to open."""
+    arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
     about = {name: getattr(index, name) for name in _PLAIN} | {"faults": sorted(index.faults.items())}
-    (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    about["arrays"] = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
+    head = json.dumps(about).encode()
+    head += b" " * (-len(head) % 8)
+    with open(folder / "index", "wb") as stream:
+        stream.write(len(head).to_bytes(8, "little") + head)
+        for part in (*arrays.values(), np.frombuffer(index.keys, np.uint8)):
+            stream.write(part.tobytes() + bytes(-part.nbytes % 8))
 
 
 def _read(folder: Path) -> TarIndex:
-    about: dict[str, Any] = json.loads((folder / "about.json").read_bytes())
-    about |= {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+    data = (folder / "index").read_bytes()
+    at = 8 + int.from_bytes(data[:8], "little")
+    about: dict[str, Any] = json.loads(data[8:at])
+    for name, (kind, shape) in about.pop("arrays").items():
+        array = np.frombuffer(data, np.dtype(kind), int(np.prod(shape)), at).reshape(shape)
+        about[name] = array
+        at += array.nbytes + -array.nbytes % 8
     about |= {name: tuple(about[name]) for name in ("extensions", "json_keys")}
     about["faults"] = {int(row): str(fault) for row, fault in about["faults"]}
-    return TarIndex(keys=(folder / "keys").read_bytes(), **about)
+    end = int(about["key_ends"][-1]) if len(about["key_ends"]) else 0
+    return TarIndex(keys=data[at : at + end], **about)
 
 
 def index_of(shard: Shard, manifest: Manifest | None) -> TarIndex:
-    """The index of a shard, from the cache where it is there."""
+    """The index of a shard, from the cache where it is there; a small shard is gone through each time."""
+    if shard.size < _SMALL:
+        return _scanned(shard, manifest)
     where = shard.name if is_address(shard.name) else os.path.abspath(shard.name)
     key = json.dumps([where, shard.size, shard.stamp, manifest.identity if manifest else ""])
     made: list[TarIndex] = []
@@ -339,7 +353,7 @@ def index_of(shard: Shard, manifest: Manifest | None) -> TarIndex:
 
     try:
         for _ in range(2):
-            folder = cached("tar", key, _FORM, write, source=where)
+            folder = cached("tar", key, _FORM, write)
             if made:
                 return made[0]
             index = _read(folder)

@@ -99,8 +99,8 @@ class Scan:
             header = _header(block)
             if header is None:
                 if not found:
-                    raise _no_archive(block, self._at - BLOCK)
-                yield self._damage()
+                    raise _no_archive(block, self._at - len(block))
+                yield self._damage(self._at - len(block))
                 pending = _Pending()
                 continue
             found += 1
@@ -155,9 +155,8 @@ class Scan:
                 return
             more = following[504]
 
-    def _damage(self) -> Damage:
+    def _damage(self, start: int) -> Damage:
         """Go on to the next block that is a whole header, or to the end."""
-        start = self._at - BLOCK
         while True:
             here = self._peek()
             if len(here) < BLOCK or here == _END or (here[257:262] == b"ustar" and _header(here) is not None):
