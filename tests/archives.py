@@ -79,7 +79,8 @@ def table(count: int, first: int = 0) -> pa.Table:
             "image": [{"bytes": data, "path": name} for name, data, _ in chosen],
             "caption": [caption for _, _, caption in chosen],
             "messages": [
-                [{"role": "user", "content": caption}, {"role": "assistant", "content": "é"}] for _, _, caption in chosen
+                [{"role": "user", "content": caption}, {"role": "assistant", "content": "é"}]
+                for _, _, caption in chosen
             ],
             "number": pa.array(numbers, pa.int32()),
             "score": pa.array([None if n % 4 == 0 else n / 2 for n in numbers], pa.float32()),

@@ -125,7 +125,8 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
 
 
 MAKERS = [
-    *(tar_file, tar_with_long_names, parquet_file, plain_parquet, arrow_file, packed_arrow_file, arrow_stream, coco_file)
+    *(tar_file, tar_with_long_names, coco_file),
+    *(parquet_file, plain_parquet, arrow_file, packed_arrow_file, arrow_stream),
 ]  # fmt: skip
 
 

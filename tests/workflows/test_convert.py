@@ -217,7 +217,9 @@ def test_shards_make_the_same_samples(make: Callable[[Path], Made], to: str, tmp
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name != ".lock"}
+    return {
+        file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name != ".lock"
+    }
 
 
 @pytest.mark.parametrize("to", ["tar", "parquet"])

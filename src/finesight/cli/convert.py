@@ -69,7 +69,7 @@ def convert(
     on_bad_row: _BadRow = None,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
-    """Write any data as checked shards: every row in few large files, read at any place.
+    """Write any data as checked shards: tar or parquet, with a manifest.
 
     \b
     Examples
