@@ -105,7 +105,7 @@ ROWS: dict[str, tuple[dict[str, str], str, str, str]] = {
         {"image": "../a.png"},
         "image",
         "leads out of the folder",
-        "put the picture below",
+        "put the file below",
     ),
     "empty caption": ({"answer": "  "}, "answer", "the answer is empty", "fill it in"),
     "empty question": ({"question": ""}, "question", "the question is empty", "fill it in"),

@@ -100,7 +100,8 @@ def test_every_word_of_the_lists_is_found_alone_and_within_words_is_not(word: st
     text = getattr(word, case)()
     for whole in (text, f"a {text}.", f"\n{text}\t", f"“{text}”", f"{text}-{text}"):
         assert not mirrors_allowed(sample(whole), "all")
-    assert mirrors_allowed(sample(f"xx{text}xx qq{text} {text}zz"), "all")
+    if "'" not in word:  # what follows an apostrophe is a word of its own
+        assert mirrors_allowed(sample(f"xx{text}xx qq{text} {text}zz"), "all")
 
 
 def test_the_lists_name_each_word_once() -> None:

@@ -149,10 +149,10 @@ def test_a_stopped_pass_goes_on(
         maker.make(tick=tick, jobs=jobs)
     with pytest.raises(Stop):
         maker.make(tick=tick, jobs=jobs)
-    begun = min(maker.rows)[0] if maker.rows else 2304
-    assert begun >= 2304, "all but the last pieces were kept"
+    kept = "all but the last pieces were kept"  # where exactly it stopped is a matter of how far workers were ahead
+    assert min(maker.rows)[0] >= 2304 if maker.rows else True, kept
     assert maker.make(jobs=jobs) == unbroken
-    assert min(maker.rows)[0] >= begun
+    assert min(maker.rows)[0] >= 2304, kept
     assert maker.make() == unbroken
     assert maker.rows == []
     assert not list(Path(os.environ["FINESIGHT_CACHE"]).rglob("*.growing"))
