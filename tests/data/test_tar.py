@@ -73,7 +73,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_forms_of_archives(tmp_path: Path, form: int) -> None:
-    names = ["a.txt", "ordner/größe.txt", "x" * 90 + ".txt", "日本/旗.txt"]
+    names = ["a.txt", "mappe/größe.txt", "x" * 90 + ".txt", "日本/旗.txt"]
     if form != tarfile.USTAR_FORMAT:
         names += ["d" * 120 + "/" + "n" * 130 + ".txt"]
     found = reader_of(tmp_path, tar_bytes([(name, name.encode()) for name in names], form))
