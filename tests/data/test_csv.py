@@ -61,6 +61,53 @@ def test_rows_equal_dict_reader(tmp_path_factory: pytest.TempPathFactory, table:
         assert found.row(index) == wanted[index]
 
 
+PIECES = st.lists(
+    st.sampled_from(['"', '"', '""', ",", ",", "\n", "\n", "\r\n", "a", "b c", "é", "\u2028", "\r"])
+)
+
+
+@given(PIECES, st.sets(st.sampled_from(["x", "y", "z", "none"])))
+def test_whatever_the_standard_library_reads(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str], columns: set[str]
+) -> None:
+    """Quotes anywhere: the same fields, or a row that says how many it has; of the wanted columns alone, too."""
+    text = "x,y\n" + "".join(pieces)
+    try:
+        wanted = [row for row in csv.reader(io.StringIO(text, newline="\n"), strict=True) if row][1:]
+    except csv.Error:
+        wanted = []
+    try:
+        found = reader_of(tmp_path_factory.getbasetemp() / "any.csv", text)
+    except DataError:
+        assert not wanted
+        return
+    assert len(found) == len(wanted)
+    for index, fields in enumerate(wanted):
+        if len(fields) == 2:
+            whole = dict(zip("xy", fields, strict=True))
+            assert found.row(index) == whole
+            assert found.row(index, columns) == {name: whole[name] for name in columns & {"x", "y"}}
+        else:
+            with pytest.raises(DataError, match=f"the row has {len(fields)} fields, the header 2"):
+                found.row(index, columns)
+
+
+def test_columns_that_are_not_wanted_are_not_decoded(file: Path) -> None:
+    found = reader_of(file, b'a,b,c\n\xff,"x, ""y""",\xfe\n')
+    assert found.row(0, ("b",)) == {"b": 'x, "y"'}
+    with pytest.raises(DataError, match="byte 14 of the row is not UTF-8"):
+        found.row(0, ("b", "c"))
+    with pytest.raises(DataError, match="byte 1 of the row"):
+        found.row(0)
+
+
+def test_rows_that_are_not_there(file: Path) -> None:
+    found = reader_of(file, "a\n1\n2\n")
+    for index in (-1, 2):
+        with pytest.raises(IndexError, match="has no row"):
+            found.row(index)
+
+
 def test_quoted_line_breaks_blank_lines_and_no_last_line_break(file: Path) -> None:
     found = reader_of(file, '\n\nname,text\r\n\r\na,"one\r\ntwo, ""three"""\n\n\n\nb,four')
     assert [found.row(index) for index in range(len(found))] == [

@@ -67,7 +67,7 @@ def never() -> CsvScan:
 def test_a_warm_start_maps_what_was_found(file: Path, cache: Path) -> None:
     first = indexed(file)
     again = indexed(file, never)
-    assert isinstance(again.offsets, np.memmap) and again.offsets.dtype == np.int64
+    assert isinstance(again.offsets.base, np.memmap) and again.offsets.dtype == np.int64
     assert again.offsets.tolist() == first.offsets.tolist()
     assert len(again.offsets) == ROWS + 2 and again.offsets[-1] == file.stat().st_size
     assert again.facts == first.facts and again.identity() == first.identity()

@@ -192,13 +192,8 @@ class FileIndex:
             except NoCache as error:
                 text = f"{error}; {self.name} is indexed anew at each start"
                 self.notes = (("cache", text),)
-            except (
-                OSError,
-                ValueError,
-                TypeError,
-                KeyError,
-            ):  # removed by another process, or not what we wrote
-                pass
+            except (OSError, ValueError, TypeError, KeyError):
+                pass  # removed by another process, or not what we wrote
         self._folder = None
         self.offsets = np.concatenate(list(self._found()))
 
@@ -209,7 +204,7 @@ class FileIndex:
         if offsets.dtype != np.int64 or offsets.ndim != 1:
             raise ValueError("these are no offsets")
         self._digest, self.facts = str(about["digest"]), dict(about["facts"])
-        self.offsets, self._folder = offsets, folder
+        self.offsets, self._folder = offsets.view(np.ndarray), folder  # whose items are had more quickly
         return int(about["made_ns"])
 
     def _settled(self, folder: Path, made_ns: int) -> bool:

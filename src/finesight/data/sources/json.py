@@ -81,7 +81,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice!r} comes twice in one object")
+        raise ValueError(f"the key {twice[:80]!r} comes twice in one object")
     return found
 
 
@@ -113,7 +113,7 @@ def _check_text(value: Any, name: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        name = name.encode(errors="backslashreplace").decode()
+        name = name[:80].encode(errors="backslashreplace").decode()
         what = f"character {error.start + 1} of `{name}` is half of a surrogate pair"
         mend = r"write both halves, such as \ud83d\ude00"
         raise DataError(what, f"{where}, column `{name}`", mend, name) from error
