@@ -449,6 +449,8 @@ def test_a_set_is_a_sequence(tmp_path: Path) -> None:
     assert repr(samples) == f"<9 samples of {tmp_path / 't.csv'}>"
     assert samples.ids == tuple(f"t-{number}" for number in range(1, 10))
     assert samples.ids != ("t-1",)
+    assert repr(samples.ids[:2]) == "['t-1', 't-2']"
+    assert repr(samples.ids).startswith("<9: 't-1', 't-2'")
     assert samples.ids[3:5] == ["t-4", "t-5"]
     assert str(samples.origin(3)) == f"{tmp_path / 't.csv'}, row 4"
     for wrong in (9, -10):

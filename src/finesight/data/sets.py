@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 _AT_ONCE = 1 << 16
 """Samples whose ids are written out at once."""
+_SHOWN = 20
+"""Things of a set that its representation shows."""
 
 
 class Each(Sequence[T]):
@@ -61,7 +63,8 @@ class Each(Sequence[T]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return repr(tuple(self))
+        few = ", ".join(map(repr, self[:_SHOWN]))
+        return f"<{len(self):,}: {few}{', …' if len(self) > _SHOWN else ''}>"
 
 
 class SampleSet(Sequence[Sample]):
