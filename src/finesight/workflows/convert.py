@@ -126,7 +126,7 @@ class _Conversion:
         self.out, self.settings, self.asked, self.observer = out, settings, asked, observer
         self.notices = Notices()
         self.opened = open_rows(source, "row", settings.access)
-        for kind, text in (*self.opened.reader.notes, *self.opened.said):
+        for kind, text in self.opened.said:
             self.notices.add(kind, text)
         self.back = read_back(self.opened, settings.to, str(out))
         self.converter = Converter(self.opened, self.back)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from xxhash import xxh3_128
+
 from finesight.config.place import SHIPPED, is_address, resolve_path
 from finesight.core.errors import DataError
 
@@ -244,7 +246,7 @@ class ByPlace:
     def read(self, shard: Shard, start: int, size: int, digest: str = "") -> bytes:
         """`size` bytes from `start` on; raises DataError where the file cannot be read, or is no longer what it was.
 
-        A file with another time whose sha256 is still `digest` is what it was.
+        A file with another time whose hash (XXH3 of 128 bits, or sha256) is still `digest` is what it was.
         """
         if self._process != os.getpid():  # descriptors of a parent are its own to close
             self._begin()
@@ -283,7 +285,7 @@ class ByPlace:
             found = os.fstat(descriptor)
             now = found.st_size, str(found.st_mtime_ns)
             if now not in known:
-                if now[0] != shard.size or not digest or _sha256(descriptor, shard.size) != digest:
+                if now[0] != shard.size or not digest or _hash(descriptor, shard.size, len(digest)) != digest:
                     what = "the file changed while it was in use"
                     raise DataError(what, shard.name, "put it back, or begin again")
                 known.add(now)
@@ -297,8 +299,8 @@ class ByPlace:
                 close()
 
 
-def _sha256(descriptor: int, size: int) -> str:
-    digest = hashlib.sha256()
+def _hash(descriptor: int, size: int, digits: int) -> str:
+    digest = hashlib.sha256() if digits == 64 else xxh3_128()
     for start in range(0, size, 1 << 20):
         digest.update(os.pread(descriptor, min(1 << 20, size - start), start))
     return digest.hexdigest()

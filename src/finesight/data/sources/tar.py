@@ -10,6 +10,7 @@ Nothing is unpacked to the disk, no link is followed, no pickle is opened: membe
 their row, or left out and said.
 """
 
+import bisect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class TarReader:
         self.root = folder_of(shards[0].name)
         self._shards, self._files = list(shards), ByPlace()
         self._indexes = [index_of(shard, manifest) for shard in self._shards]
-        self._starts = np.cumsum([0, *(len(index) for index in self._indexes)])
+        self._starts: list[int] = np.cumsum([0, *(len(index) for index in self._indexes)]).tolist()
         if not self._starts[-1]:
             raise DataError(
                 "there is no row", self.file, "give shards with members such as 0001.jpg, 0001.txt"
@@ -44,7 +45,7 @@ class TarReader:
         self.notes = tuple(notes_of(self.file, self._indexes))
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def origin(self, index: int) -> Origin:
         """Shard and row in it of row `index`."""
@@ -58,7 +59,8 @@ class TarReader:
     def row(self, index: int, columns: Collection[str] | None = None) -> Mapping[str, Any]:
         """Values of row `index`; of members that no column of `columns` needs nothing is read."""
         number, row = self._place(index)
-        one = OneRow(self._indexes[number], row, str(self.origin(index)), self._reading(number))
+        where = f"{self._shards[number].name}, row {row + 1}"
+        one = OneRow(self._indexes[number], row, where, self._reading(number))
         return one.values(columns)
 
     def _reading(self, number: int) -> Callable[[int, int], bytes]:
@@ -68,8 +70,8 @@ class TarReader:
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return shard, index - int(self._starts[shard])
+        shard = bisect.bisect_right(self._starts, index) - 1
+        return shard, index - self._starts[shard]
 
 
 def open_tar(source: TarSource) -> TarReader | TarStream:

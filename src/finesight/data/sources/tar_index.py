@@ -273,7 +273,7 @@ def _scanned(shard: Shard, manifest: Manifest | None) -> TarIndex:
         return size <= _LARGEST_JSON and name.lower().endswith(".json")
 
     with open_bytes(shard) as stream:
-        scan = Scan(stream, shard.size, keep)
+        scan = Scan(stream, shard.size, keep, sha256=manifest is not None)
         try:
             for found in scan:
                 if isinstance(found, Damage):

@@ -37,7 +37,7 @@ class OneRow:
                 content = {JSON: content}
             ours = "__media__" in content
             offers |= self._media_of_columns(content.pop("__media__", None))
-        for name, place in _aliases(members):
+        for name, place in _aliases(members) if columns is None or not offers.keys() >= set(columns) else ():
             if name not in content or (name in ("image", "audio") and not ours):
                 offers.setdefault(name, place)
         content.setdefault("__key__", self._index.key(self._row))

@@ -5,11 +5,13 @@ name leads anywhere: bytes are found by place. A damaged header costs the member
 the place.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import BinaryIO
+
+from xxhash import xxh3_128
 
 BLOCK = 512
 _END = bytes(BLOCK)
@@ -73,21 +75,24 @@ class _Pending:
 
 
 class Scan:
-    """One pass over an archive. Iterate for its members; then `digest` is the sha256 of all its bytes.
+    """One pass over an archive. Iterate for its members; then `digest` is the hash of all its bytes.
 
-    `keep` tells by name and size whether a member's bytes are wanted at once: they are then in `content`.
+    `keep` tells by name and size whether a member's bytes are wanted at once: they are then in `content`. The hash is
+    XXH3 of 128 bits against accidents, or, where asked for, `sha256`, which takes longer than all the rest.
     """
 
-    def __init__(self, stream: BinaryIO, size: int, keep: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self, stream: BinaryIO, size: int, keep: Callable[[str, int], bool], sha256: bool = False
+    ) -> None:
         self._stream, self._size, self._keep = stream, size, keep
-        self._at, self._hash = 0, sha256()
+        self._at, self._hash = 0, hashlib.sha256() if sha256 else xxh3_128()
         self.content: bytes | None = None
         self.behind = 0
         """Bytes behind the archive's end that are not zero: another archive that was put behind it, perhaps."""
 
     @property
     def digest(self) -> str:
-        """Sha256 of the file, once it was gone through."""
+        """The hash of the file, once it was gone through."""
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[Member | Damage]:
