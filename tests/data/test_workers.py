@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -79,18 +78,21 @@ class Toy:
         raise DataError(str((random.random(), np.random.rand(), torch.rand(1).item())), "", "")
 
 
+_OTHERS: set[int] = set()
+"""Processes of other tests, or of Python itself."""
+
+
 def children() -> list[psutil.Process]:
-    """All that runs below this process, but what Python keeps for itself once a test has used a pool."""
-    own = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
-    return [child for child in psutil.Process().children(recursive=True) if child.pid != own]
+    """Processes that this test has started."""
+    return [child for child in psutil.Process().children(recursive=True) if child.pid not in _OTHERS]
 
 
 @pytest.fixture(autouse=True)
 def nobody_is_left() -> Iterator[None]:
     """No child is there after a test that was not there before: none that runs, and no zombie."""
-    before = {child.pid for child in children()}
+    _OTHERS.update(child.pid for child in children())
     yield
-    assert [child for child in children() if child.pid not in before] == []
+    assert children() == []
 
 
 def squares(job: Job, count: int, workers: Workers) -> list[int]:
