@@ -241,6 +241,7 @@ class _Crew:
         try:
             done, result, told = pickle.loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
+            worker.process.wait()
             may_stop()  # who ended the worker may have asked this process to stop, too
             raise self._died(worker) from None
         if done:
@@ -250,7 +251,7 @@ class _Crew:
         raise result
 
     def _died(self, worker: _Worker) -> WorkerError:
-        status = worker.process.wait()
+        status = worker.process.returncode
         if status >= 0:
             how, mend = f"with status {status}", "what it said stands above"
         else:
