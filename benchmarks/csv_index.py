@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT, Result, interleave, spread
-from finesight.data.media import decode_base64
+from finesight.data.pictures.load import decode_base64
 from finesight.data.sources.csv import CsvReader
 
 CPU_SECONDS, PRIVATE_BYTES, TIMES, WARM_SECONDS = 1.0, 100_000_000, 10.0, 3.0

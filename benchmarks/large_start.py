@@ -85,10 +85,10 @@ def start(path: Path) -> dict[str, Any]:
     from finesight.config.load import parse_recipe
     from finesight.data.dataset import ExampleSet
     from finesight.data.lengths import Limit
-    from finesight.data.loader import windows
+    from finesight.data.loading.loader import windows
     from finesight.data.outline import outline
-    from finesight.data.parallel import cores
-    from finesight.data.passes import Means
+    from finesight.data.passes.parallel import cores
+    from finesight.data.passes.passing import Means
     from finesight.data.policy import Policy
     from finesight.data.sets import read_splits
     from finesight.models.ports import ports_of

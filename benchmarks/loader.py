@@ -38,10 +38,10 @@ from finesight.config.model import Decoder, Scratch, Tokenizer, Vision
 from finesight.config.sources import CsvSource
 from finesight.core.batch import IGNORE, Batch, Example
 from finesight.core.sample import Origin
-from finesight.data.collate import collate
 from finesight.data.dataset import ExampleSet
-from finesight.data.loader import windows
-from finesight.data.order import Order
+from finesight.data.loading.collate import collate
+from finesight.data.loading.loader import windows
+from finesight.data.loading.order import Order
 from finesight.data.policy import Policy
 from finesight.data.sets import read_samples
 from finesight.models.ports import ports_of

@@ -18,7 +18,7 @@ from benchmarks.ticks import Ticks
 from benchmarks.workloads import SEED, Workload
 from finesight.core.batch import IGNORE, Batch, Example
 from finesight.core.events import EvaluationReport, StepReport
-from finesight.data.collate import collate
+from finesight.data.loading.collate import collate
 from finesight.models.forward import SupervisedForward, float_pictures
 from finesight.training.loop import Loop, LoopState, Timetable
 from finesight.training.optim import build_optimizer

@@ -87,7 +87,7 @@ def routes(side: int) -> dict[str, Callable[[bytes], Any]]:
     import torch
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from finesight.data.media import load_picture, resize
+    from finesight.data.pictures.load import load_picture, resize
 
     processor = CLIPImageProcessorPil(size={"height": side, "width": side}, do_center_crop=False)
     mean, std = (
@@ -123,14 +123,14 @@ def routes(side: int) -> dict[str, Callable[[bytes], Any]]:
 @contextmanager
 def without_simplejpeg() -> Any:
     """finesight as it is where `simplejpeg` is not installed."""
-    from finesight.data import media_jpeg
+    from finesight.data.pictures import jpeg
 
-    kept = media_jpeg.turbo
-    media_jpeg.turbo = lambda: None  # type: ignore[assignment]
+    kept = jpeg.turbo
+    jpeg.turbo = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        media_jpeg.turbo = kept  # type: ignore[assignment]
+        jpeg.turbo = kept  # type: ignore[assignment]
 
 
 def differences(

@@ -12,7 +12,7 @@ from finesight.config.load import load_recipe
 from finesight.config.train import Train
 from finesight.core.batch import IGNORE, Example
 from finesight.core.ports import ImagePort
-from finesight.data.order import Order
+from finesight.data.loading.order import Order
 from finesight.models.parts import freeze
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices

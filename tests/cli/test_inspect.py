@@ -535,7 +535,7 @@ def test_damaged_tables_never_end_in_a_traceback(place: Place, proof_factor: int
 
 @pytest.mark.slow
 def test_worker_processes_find_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finesight.data import surveys
+    from finesight.data.inspection import surveys
 
     place.rows[3] |= {"answer": ""}
     place.rows[5] |= {"answer": "many words " * 90}

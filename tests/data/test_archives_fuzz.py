@@ -13,7 +13,7 @@ from archives import annotations, rows_as_members, table, tar_bytes
 
 from finesight.config.sources import CocoSource, ParquetSource, Source, TarSource
 from finesight.core.errors import DataError
-from finesight.data.media import load_picture
+from finesight.data.pictures.load import load_picture
 from finesight.data.samples import open_rows
 from finesight.data.sources.tar import open_tar
 

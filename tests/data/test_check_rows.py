@@ -23,10 +23,11 @@ from finesight.config.data import Data, Split
 from finesight.config.load import load_recipe
 from finesight.config.sources import TextSource
 from finesight.core.errors import DataError, WorkerError
-from finesight.data import check, passes
+from finesight.data import check
 from finesight.data.check import Checking
 from finesight.data.encode import sample_digest
-from finesight.data.media import load_picture
+from finesight.data.passes import passing
+from finesight.data.pictures.load import load_picture
 from finesight.data.policy import Policy
 from finesight.data.samples import RowSource, open_rows
 from finesight.data.seen import NEW, Seen, places, source_and_row
@@ -38,7 +39,7 @@ from finesight.runtime.notices import Notices
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the test's own, which keeps what takes no time, too."""
     monkeypatch.setenv("FINESIGHT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(passes, "_WORTH", -1.0)
+    monkeypatch.setattr(passing, "_WORTH", -1.0)
 
 
 @pytest.fixture
@@ -370,7 +371,7 @@ def test_a_worker_that_is_killed_is_told_with_its_row(tmp_path: Path, in_workers
 def test_a_stop_in_the_midst(
     tmp_path: Path, in_workers: None, jobs: int, monkeypatch: pytest.MonkeyPatch, looks: list[int]
 ) -> None:
-    monkeypatch.setattr(passes, "_EVERY", -1.0)
+    monkeypatch.setattr(passing, "_EVERY", -1.0)
 
     class Stop(Exception):
         pass

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from finesight.data import index
-from finesight.data.index import Broken
+from finesight.data.files import index
+from finesight.data.files.index import Broken
 from finesight.data.sources.csv_scan import CsvScan, _sides
 
 Found = tuple[list[int], tuple[str, int] | None]

@@ -20,11 +20,11 @@ from finesight.config.data import Data, Split, Transforms
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.data.dataset import ExampleSet, prepare_pictures, transform_of
-from finesight.data.media import load_picture, resize
+from finesight.data.pictures.load import load_picture, resize
+from finesight.data.pictures.transforms import TransformSettings
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet, read_splits
 from finesight.data.splits import split_groups
-from finesight.data.transforms import TransformSettings
 from finesight.runtime.notices import Notices
 
 

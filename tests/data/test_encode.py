@@ -18,8 +18,8 @@ from finesight.core.batch import IGNORE, Example
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Image, Message, Origin, Role, Sample, Text
-from finesight.data.collate import collate
 from finesight.data.encode import EncodedText, encode, encode_prompt, sample_digest
+from finesight.data.loading.collate import collate
 from finesight.models.ports import as_conversation, ports_of
 from finesight.models.scratch import build_config, build_processor
 

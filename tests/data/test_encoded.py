@@ -14,12 +14,13 @@ from row_files import cell, data, png, read, rows, tiny_ports, write_csv
 from finesight.config.sources import CsvSource, LlavaSource
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
-from finesight.data import encoded, passes
+from finesight.data import encoded
 from finesight.data.dataset import ExampleSet, prepare_pictures
 from finesight.data.encode import encode
 from finesight.data.lengths import Limit
 from finesight.data.outline import lines, outline
-from finesight.data.passes import Means
+from finesight.data.passes import passing
+from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet, read_samples
 from finesight.runtime.notices import Notices
@@ -29,7 +30,7 @@ from finesight.runtime.notices import Notices
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the test's own, which keeps what takes no time, too."""
     monkeypatch.setenv("FINESIGHT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(passes, "_WORTH", -1.0)
+    monkeypatch.setattr(passing, "_WORTH", -1.0)
 
 
 @pytest.fixture

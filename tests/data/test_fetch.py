@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finesight.core.errors import DataError
-from finesight.data import fetch
-from finesight.data.fetch import fetch_picture, is_public
-from finesight.data.media_guard import PictureLimits
+from finesight.data.files import fetch
+from finesight.data.files.fetch import fetch_picture, is_public
+from finesight.data.pictures.guard import PictureLimits
 
 WHERE = "rows.csv, row 3, column `image`"
 REAL_LOOK_UP = socket.getaddrinfo

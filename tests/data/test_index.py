@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from finesight.core.errors import DataError
-from finesight.data import index as module
-from finesight.data.index import FileIndex, few, places
+from finesight.data.files import index as module
+from finesight.data.files.index import FileIndex, few, places
 from finesight.data.sources.csv import CsvReader
 from finesight.data.sources.csv_scan import CsvScan
 
@@ -239,7 +239,7 @@ import sys, time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from finesight.data.index import FileIndex
+from finesight.data.files.index import FileIndex
 from finesight.data.sources.csv_scan import CsvScan
 class Slow(CsvScan):
     def end(self):

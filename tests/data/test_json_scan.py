@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from finesight.data.index import Broken, Scan
+from finesight.data.files.index import Broken, Scan
 from finesight.data.sources.json_scan import LIST, OBJECT, ItemScan, LineScan, More
 
 BOM = b"\xef\xbb\xbf"

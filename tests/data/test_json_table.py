@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from finesight.config.sources import JsonSource
 from finesight.core.errors import DataError
-from finesight.data import index
+from finesight.data.files import index
 from finesight.data.sources.json import JsonReader, open_json, parse_json
 
 VALUES = st.recursive(

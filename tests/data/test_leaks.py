@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from finesight.data.leaks import find_twice
-from finesight.data.phash import nearest
-from finesight.data.survey import Survey, joined, spread
+from finesight.data.inspection.leaks import find_twice
+from finesight.data.inspection.survey import Survey, joined, spread
+from finesight.data.pictures.phash import nearest
 
 
 def survey(digests: list[int], structures: list[list[int]]) -> Survey:

@@ -11,10 +11,10 @@ from row_files import csv_source, data, read, rows, tiny_ports, write_csv
 from finesight.config.data import Transforms
 from finesight.core.batch import IGNORE, Batch, Example
 from finesight.core.errors import DataError
-from finesight.data.collate import collate, collate_prompts
 from finesight.data.dataset import ExampleSet, transform_of
-from finesight.data.loader import in_order, windows
-from finesight.data.order import Order
+from finesight.data.loading.collate import collate, collate_prompts
+from finesight.data.loading.loader import in_order, windows
+from finesight.data.loading.order import Order
 from finesight.data.policy import Policy
 
 

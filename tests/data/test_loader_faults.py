@@ -14,12 +14,12 @@ import pytest
 from row_files import csv_source, data, png, read, rows, tiny_ports, write_csv
 
 from finesight.core.errors import DataError, WorkerError
-from finesight.data import loader
 from finesight.data.dataset import ExampleSet
-from finesight.data.loader import windows
-from finesight.data.order import Order, Share
+from finesight.data.loading import loader
+from finesight.data.loading.loader import windows
+from finesight.data.loading.order import Order, Share
+from finesight.data.loading.workers import Workers
 from finesight.data.policy import Policy, RowFault
-from finesight.data.workers import Workers
 
 COUNT = 13
 

@@ -13,8 +13,8 @@ from tiny_runs import tiny_recipe, write_pictures
 
 import finesight
 from finesight.core.sample import Image, Message, Origin, Sample, Text
-from finesight.data.mirrors import AXES, HEIGHTS, SIDES, mirrors_allowed
-from finesight.data.transforms import PictureTransform, TransformSettings
+from finesight.data.pictures.mirrors import AXES, HEIGHTS, SIDES, mirrors_allowed
+from finesight.data.pictures.transforms import PictureTransform, TransformSettings
 
 
 def sample(question: str, answer: str = "", references: tuple[str, ...] = (), system: str = "") -> Sample:

@@ -14,9 +14,9 @@ from row_files import csv_source, rows, tiny_ports, write_csv
 
 from finesight.config.data import Data, Transforms
 from finesight.data.dataset import ExampleSet, transform_of
-from finesight.data.loader import windows
-from finesight.data.mixture import Mixture
-from finesight.data.order import Order, Share
+from finesight.data.loading.loader import windows
+from finesight.data.loading.mixture import Mixture
+from finesight.data.loading.order import Order, Share
 from finesight.data.policy import Policy
 from finesight.data.sets import read_samples
 from finesight.runtime.notices import Notices

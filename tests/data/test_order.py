@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finesight.data.order import Order, generator
+from finesight.data.loading.order import Order, generator
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 

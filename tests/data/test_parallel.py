@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finesight.core.errors import DataError, WorkerError
-from finesight.data.parallel import cores, over_rows
+from finesight.data.passes.parallel import cores, over_rows
 
 
 def squares(rows: Sequence[int]) -> list[int]:
@@ -223,7 +223,7 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import math, functools\n"
-        "from finesight.data.parallel import over_rows\n"
+        "from finesight.data.passes.parallel import over_rows\n"
         "print('begun')\n"
         "print(sum(over_rows(sum, 1000, 2, patience=0)))\n"
     )

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finesight.core.errors import DataError
-from finesight.data import passes
-from finesight.data.cache import Arrays, forget, keep, kept, key_of
-from finesight.data.growing import GrowingFiles
-from finesight.data.passes import Means, Pass, Piece
+from finesight.data.passes import passing
+from finesight.data.passes.cache import Arrays, forget, keep, kept, key_of
+from finesight.data.passes.growing import GrowingFiles
+from finesight.data.passes.passing import Means, Pass, Piece
 from finesight.runtime.notices import Notices
 
 COUNT = 5000
@@ -81,7 +81,7 @@ class Maker:
 @pytest.fixture
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     monkeypatch.setenv("FINESIGHT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(passes, "_WORTH", -1.0)
+    monkeypatch.setattr(passing, "_WORTH", -1.0)
     return Maker(tmp_path, "key")
 
 
@@ -117,7 +117,7 @@ def test_workers_find_the_same(maker: Maker, unbroken: dict[str, Any]) -> None:
 def test_what_takes_no_time_is_not_kept(
     maker: Maker, monkeypatch: pytest.MonkeyPatch, unbroken: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(passes, "_WORTH", 1e9)
+    monkeypatch.setattr(passing, "_WORTH", 1e9)
     for _ in range(2):
         assert maker.make() == unbroken
         assert maker.rows
@@ -139,7 +139,7 @@ def test_a_cut_pass_is_found_again_as_it_was_cut(maker: Maker, tmp_path: Path) -
 def test_a_stopped_pass_goes_on(
     maker: Maker, unbroken: dict[str, Any], monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
-    monkeypatch.setattr(passes, "_EVERY", -1.0)
+    monkeypatch.setattr(passing, "_EVERY", -1.0)
 
     def tick(rows: int) -> None:
         if rows >= 3000:
@@ -176,7 +176,7 @@ def stopped(maker: Maker) -> Path:
 def test_damage_to_a_stopped_pass_is_noticed(
     data: st.DataObject, maker: Maker, unbroken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "_EVERY", -1.0)
+    monkeypatch.setattr(passing, "_EVERY", -1.0)
     maker.key = f"damage {next(maker.numbers)}"
     folder = stopped(maker)
     file = data.draw(st.sampled_from(sorted(folder.iterdir())))
@@ -223,7 +223,7 @@ def test_without_a_cache_all_goes_on(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FINESIGHT_CACHE", str(tmp_path / "file"))
     for every in (-1.0, 1e9):
-        monkeypatch.setattr(passes, "_EVERY", every)
+        monkeypatch.setattr(passing, "_EVERY", every)
         assert maker.make() == unbroken
     (notice,) = maker.notices.rows()
     assert notice["kind"] == "fallback"
@@ -234,7 +234,7 @@ def test_without_a_cache_all_goes_on(
 def test_a_disk_that_fills_up_loses_nothing(
     maker: Maker, unbroken: dict[str, Any], monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
-    monkeypatch.setattr(passes, "_EVERY", -1.0)
+    monkeypatch.setattr(passing, "_EVERY", -1.0)
     left, add = [when], GrowingFiles.add
 
     def full(self: GrowingFiles, stop: int, *rest: Any) -> None:
@@ -254,9 +254,9 @@ def test_a_disk_that_is_full_at_the_end_loses_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(passes, "_EVERY", -1.0)
-    monkeypatch.setattr("finesight.data.growing.os.link", full)
-    monkeypatch.setattr("finesight.data.growing.shutil.copyfile", full)
+    monkeypatch.setattr(passing, "_EVERY", -1.0)
+    monkeypatch.setattr("finesight.data.passes.growing.os.link", full)
+    monkeypatch.setattr("finesight.data.passes.growing.shutil.copyfile", full)
     assert maker.make() == unbroken
     assert [notice["kind"] for notice in maker.notices.rows()] == ["fallback"]
 
@@ -266,12 +266,12 @@ import sys, time, pathlib
 sys.path[:0] = {path!r}
 from functools import partial
 import test_passes as t
-from finesight.data import passes
-passes._WORTH = passes._EVERY = -1.0
+from finesight.data.passes import passing
+passing._WORTH = passing._EVERY = -1.0
 def slow(rows):
     time.sleep(0.02)
     return t.find(rows, {log!r})
-with passes.Pass("test", "key", "source", slow, t.COUNT, passes.Means()) as made:
+with passing.Pass("test", "key", "source", slow, t.COUNT, passing.Means()) as made:
     for piece in made.pieces(0, str):
         pass
     print(hash(str(t.content(made.finish()))))
@@ -339,7 +339,7 @@ def test_keys_tell_apart_what_they_are_made_of() -> None:
 def test_an_error_of_the_task_keeps_what_was_found(
     maker: Maker, unbroken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "_EVERY", -1.0)
+    monkeypatch.setattr(passing, "_EVERY", -1.0)
     right = find
 
     def broken(rows: Sequence[int], log: str) -> Piece:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import finesight
-from finesight.data.media import load_picture
-from finesight.data.phash import MOST_BITS, MOST_COLOUR, nearest, nearest_before, signature
+from finesight.data.pictures.load import load_picture
+from finesight.data.pictures.phash import MOST_BITS, MOST_COLOUR, nearest, nearest_before, signature
 
 
 def scene(number: int, height: int = 240, width: int = 320) -> Image.Image:
@@ -149,7 +149,7 @@ def test_portions_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(5)
     pictures = np.stack([random.integers(0, 40, 500), random.integers(0, 3, 500)], 1).astype(np.uint64)
     whole = nearest(pictures, pictures[::-1])
-    monkeypatch.setattr("finesight.data.phash._PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("finesight.data.pictures.phash._PAIRS_AT_ONCE", 7)
     portions = nearest(pictures, pictures[::-1])
     assert (whole[0] == portions[0]).all() and (whole[1] == portions[1]).all()
 

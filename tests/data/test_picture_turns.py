@@ -16,11 +16,11 @@ from test_chat_templates import made
 from finesight.config.sources import LlavaSource
 from finesight.core.batch import Example
 from finesight.core.sample import Image, Sample
-from finesight.data.collate import collate, collate_prompts
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode, encode_prompt
 from finesight.data.lengths import Limit, without_turns
-from finesight.data.media import load_picture, resize
+from finesight.data.loading.collate import collate, collate_prompts
+from finesight.data.pictures.load import load_picture, resize
 from finesight.data.samples import open_rows
 
 NAMES = sorted(path.name for path in (PICTURES / "noto").glob("*.png"))[:40]

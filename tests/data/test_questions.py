@@ -417,7 +417,7 @@ def test_what_rows_may_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> N
         asked.append((url, where))
         return picture(CAT)
 
-    monkeypatch.setattr("finesight.data.fetch.fetch_picture", fetched)
+    monkeypatch.setattr("finesight.data.files.fetch.fetch_picture", fetched)
     source = opened("json", {**ROW, "image": " https://a.b/c.png "}, access=Access(allow_urls=True))
     sample = source.sample(0)
     assert sample is not None and shown(sample) == SEEN

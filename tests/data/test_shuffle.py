@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finesight.data.order import generator
-from finesight.data.shuffle import _CHUNK, ShuffleBuffer
+from finesight.data.loading.order import generator
+from finesight.data.loading.shuffle import _CHUNK, ShuffleBuffer
 
 SIZES = st.integers(1, 60)
 LENGTHS = st.integers(0, 300)

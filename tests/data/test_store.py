@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finesight.core.errors import DataError
-from finesight.data.store import Store, _below, fetch_file, find_table
+from finesight.data.files.store import Store, _below, fetch_file, find_table
 
 SECRET = b"this must not be read"
 
@@ -246,7 +246,7 @@ def test_a_transfer_that_breaks(
     kind: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FINESIGHT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("finesight.data.store._system", lambda address: (Torn(kind), "path"))
+    monkeypatch.setattr("finesight.data.files.store._system", lambda address: (Torn(kind), "path"))
     if what:
         with pytest.raises(DataError, match=what) as caught:
             fetch_file("torn://rows.csv")
@@ -273,12 +273,12 @@ def test_what_cannot_be_fetched(memory: fsspec.AbstractFileSystem, monkeypatch: 
 
 
 def test_what_gives_access_is_not_shown(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    monkeypatch.setattr("finesight.data.store._system", lambda address: (Torn("fine"), "path"))
+    monkeypatch.setattr("finesight.data.files.store._system", lambda address: (Torn("fine"), "path"))
     address = "torn://me:hunter2@host/data/rows.csv?signature=hunter2"
     table = find_table(address)
     assert "hunter2" not in table.name + str(table.notes) and table.name == "torn://host/data/rows.csv"
     assert not any(b"hunter2" in file.read_bytes() for file in own_cache.rglob("fetched/*/*"))
-    monkeypatch.setattr("finesight.data.store._system", lambda address: (Torn("broken"), "path"))
+    monkeypatch.setattr("finesight.data.files.store._system", lambda address: (Torn("broken"), "path"))
     with pytest.raises(DataError) as caught:
         find_table(address + "2")
     assert "hunter2" not in str(caught.value)

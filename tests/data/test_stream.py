@@ -18,13 +18,13 @@ from finesight.core.errors import DataError
 from finesight.core.sample import Origin
 from finesight.data.dataset import Policy, transform_of
 from finesight.data.lengths import Limit
-from finesight.data.order import Share
+from finesight.data.loading.order import Share
+from finesight.data.loading.shuffle import ShuffleBuffer
+from finesight.data.loading.stream import Deal, StreamSet
+from finesight.data.loading.workers import Workers
 from finesight.data.samples import RowSource, open_rows, rows_of
-from finesight.data.shuffle import ShuffleBuffer
 from finesight.data.sources import Row
-from finesight.data.stream import Deal, StreamSet
 from finesight.data.stream_rows import StreamRows
-from finesight.data.workers import Workers
 
 
 class Endless:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from finesight.data.transforms import PictureTransform, TransformSettings, _crop_box, _draws
+from finesight.data.pictures.transforms import PictureTransform, TransformSettings, _crop_box, _draws
 
 ALL = TransformSettings(
     rotate=15,

@@ -13,9 +13,9 @@ from finesight.core.batch import IGNORE
 from finesight.core.sample import Image, Message, Origin, Sample, Text
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode
+from finesight.data.inspection.views import LARGEST, faulty, pieces, view
 from finesight.data.lengths import Limit
-from finesight.data.transforms import PictureTransform, TransformSettings
-from finesight.data.views import LARGEST, faulty, pieces, view
+from finesight.data.pictures.transforms import PictureTransform, TransformSettings
 
 
 def sample(*turns: str, pictures: int = 1, form: str = "PNG", size: tuple[int, int] = (24, 40)) -> Sample:

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from finesight.core.errors import DataError, WorkerError
-from finesight.data.pipes import Inbox, widen, write
-from finesight.data.workers import BETWEEN, At, Job, Workers, answers, worker_error
+from finesight.data.loading.pipes import Inbox, widen, write
+from finesight.data.loading.workers import BETWEEN, At, Job, Workers, answers, worker_error
 
 
 class Toy:
@@ -345,7 +345,7 @@ import sys
 sys.path[:] = {path!r}
 import multiprocessing, os, psutil
 from test_workers import Toy, children
-from finesight.data.workers import Workers, answers
+from finesight.data.loading.workers import Workers, answers
 if __name__ == "__main__":
     multiprocessing.set_start_method("forkserver")
     multiprocessing.set_forkserver_preload(["test_workers"])

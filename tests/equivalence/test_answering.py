@@ -11,7 +11,7 @@ from finesight.config.data import Data
 from finesight.config.load import parse_recipe
 from finesight.config.train import Generation
 from finesight.data.dataset import ExampleSet, prepare_pictures
-from finesight.data.loader import in_order
+from finesight.data.loading.loader import in_order
 from finesight.data.policy import Policy
 from finesight.data.sets import read_samples
 from finesight.evaluation.score import score

@@ -11,8 +11,8 @@ from tiny_runs import tiny_recipe
 from torch.nn.functional import cross_entropy
 
 from finesight.core.batch import IGNORE, Batch
-from finesight.data.collate import collate
-from finesight.data.loader import in_order
+from finesight.data.loading.collate import collate
+from finesight.data.loading.loader import in_order
 from finesight.models.forward import SupervisedForward, float_pictures
 from finesight.runtime.notices import Notices
 from finesight.training.step import loss_sum
@@ -95,8 +95,8 @@ def test_padding_changes_nothing(prepared: Prepared) -> None:
 
 @torch.no_grad()
 def test_padding_on_the_left_changes_nothing(prepared: Prepared) -> None:
-    from finesight.data.collate import collate_prompts
     from finesight.data.dataset import prepare_pictures
+    from finesight.data.loading.collate import collate_prompts
 
     examples = prepared.splits["train"]
 

@@ -12,8 +12,8 @@ from tiny_runs import essence, tiny_mapping, tiny_recipe
 from finesight.config.load import parse_recipe
 from finesight.core.batch import Batch
 from finesight.core.errors import DataError
-from finesight.data.loader import windows
-from finesight.data.order import Order
+from finesight.data.loading.loader import windows
+from finesight.data.loading.order import Order
 from finesight.runtime.notices import Notices
 from finesight.workflows import train as workflow
 from finesight.workflows.prepare import Prepared, prepare
@@ -116,7 +116,7 @@ def test_threads_change_neither_order_nor_augmentation(
 def test_another_process_draws_the_same(prepared: Prepared) -> None:
     lengths = prepared.splits["train"].lengths.tolist()
     program = (
-        "from finesight.data.order import Order\n"
+        "from finesight.data.loading.order import Order\n"
         f"order = Order('f', 3, 6, {lengths}, 2)\n"
         "print([(epoch, rows.tolist()) for epoch, rows in map(order.batch, range(9))])"
     )

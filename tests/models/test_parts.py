@@ -63,7 +63,7 @@ def test_unused_are_exactly_those_that_no_gradient_reaches(tower: str, layer: in
 def test_every_parameter_that_learns_gets_a_gradient(tiny_data: Path, tmp_path: Path) -> None:
     notices = Notices()
     prepared = prepare(tiny_recipe(tiny_data, tmp_path), notices)
-    from finesight.data.loader import in_order
+    from finesight.data.loading.loader import in_order
 
     batch = next(in_order(prepared.splits["train"], 4))
     loss_sum(SupervisedForward(prepared.model, prepared.ports.image)(batch), batch.targets).backward()

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from tiny_runs import picture_bytes
 
-from finesight.data.collate import collate_prompts
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode_prompt
+from finesight.data.loading.collate import collate_prompts
 from finesight.models.forward import float_pictures
 from finesight.models.load import load_model
 from finesight.workflows.generate import _sample, generate

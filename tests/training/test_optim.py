@@ -9,8 +9,8 @@ from torch import nn
 from toys import TwoLayers, supervised_logits, windows
 
 from finesight.config.train import Train
-from finesight.data.loader import windows as data_windows
-from finesight.data.order import Order
+from finesight.data.loading.loader import windows as data_windows
+from finesight.data.loading.order import Order
 from finesight.models.forward import SupervisedForward
 from finesight.runtime.notices import Notices
 from finesight.training.optim import build_optimizer, parameter_groups

@@ -12,8 +12,8 @@ from toys import TwoLayers, make_batch, recording_step, relative, supervised_log
 from finesight.config.train import Train
 from finesight.core.batch import IGNORE
 from finesight.core.errors import TrainingError
-from finesight.data.loader import windows as data_windows
-from finesight.data.order import Order
+from finesight.data.loading.loader import windows as data_windows
+from finesight.data.loading.order import Order
 from finesight.models.forward import SupervisedForward, float_pictures
 from finesight.runtime.notices import Notices
 from finesight.training.optim import build_optimizer

@@ -10,7 +10,7 @@ from tiny_runs import tiny_recipe
 
 from finesight.core.batch import IGNORE, Example
 from finesight.core.errors import RunError
-from finesight.data.loader import windows
+from finesight.data.loading.loader import windows
 from finesight.models.forward import float_pictures
 from finesight.runtime.notices import Notices
 from finesight.workflows.inspect import Inspection, inspect

@@ -18,11 +18,11 @@ import numpy as np
 from finesight.config.data import Data
 from finesight.core.errors import DataError
 from finesight.core.sample import Audio, Image, Origin, Sample
-from finesight.data.cache import Arrays, key_of
 from finesight.data.encode import sample_digest
-from finesight.data.media import load_picture
-from finesight.data.parallel import cores
-from finesight.data.passes import Means, Pass, Piece
+from finesight.data.passes.cache import Arrays, key_of
+from finesight.data.passes.parallel import cores
+from finesight.data.passes.passing import Means, Pass, Piece
+from finesight.data.pictures.load import load_picture
 from finesight.data.policy import Policy
 from finesight.data.samples import Access, Counts, RowSource
 from finesight.data.seen import NEW, Seen, places, source_and_row

@@ -16,12 +16,12 @@ from finesight.core.sample import Message, Sample
 from finesight.data.encode import encode_prompt
 from finesight.data.encoded import encode_all
 from finesight.data.lengths import Limit, without_turns
-from finesight.data.media import Picture, load_picture, resize
-from finesight.data.mirrors import mirrors_allowed
-from finesight.data.passes import Means
+from finesight.data.passes.passing import Means
+from finesight.data.pictures.load import Picture, load_picture, resize
+from finesight.data.pictures.mirrors import mirrors_allowed
+from finesight.data.pictures.transforms import PictureTransform, TransformSettings
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
-from finesight.data.transforms import PictureTransform, TransformSettings
 
 
 class ExampleSet:

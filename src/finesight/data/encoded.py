@@ -14,12 +14,12 @@ import numpy as np
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
-from finesight.data.cache import Arrays, key_of
 from finesight.data.check import error_of, fault_of
 from finesight.data.encode import EncodedText, encode
 from finesight.data.lengths import Limit, TooLong, without_turns
-from finesight.data.mirrors import Flip, mirrors_allowed
-from finesight.data.passes import Means, Pass, Piece
+from finesight.data.passes.cache import Arrays, key_of
+from finesight.data.passes.passing import Means, Pass, Piece
+from finesight.data.pictures.mirrors import Flip, mirrors_allowed
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
 

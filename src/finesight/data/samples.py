@@ -9,6 +9,7 @@ from functools import cached_property
 from finesight.config.sources import Columns, Source
 from finesight.core.errors import DataError
 from finesight.core.sample import Sample
+from finesight.data.files.store import Store
 from finesight.data.shapes.columns import Layout, lay_out
 from finesight.data.shapes.conversations import Conversations
 from finesight.data.shapes.knowledge import Facts, open_facts
@@ -18,7 +19,6 @@ from finesight.data.shapes.questions import DEFAULT_PROMPT, Questions
 from finesight.data.shapes.values import FILL, Cells, Counts, as_text, cell, matches
 from finesight.data.shapes.words import WordRules
 from finesight.data.sources import Reader, open_source
-from finesight.data.store import Store
 
 __all__ = ["DEFAULT_PROMPT", "Access", "Counts", "RowSource", "open_rows", "rows_of"]
 

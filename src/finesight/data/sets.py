@@ -15,10 +15,10 @@ from finesight.config.data import ByColumn, Data, Split
 from finesight.config.sources import Source
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin, Sample
-from finesight.data.cache import forget
 from finesight.data.check import Checking, Part, check_source, hashed, stamp_of
 from finesight.data.encode import sample_digest
-from finesight.data.passes import Means
+from finesight.data.passes.cache import forget
+from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
 from finesight.data.samples import RowSource, open_rows
 from finesight.data.seen import Seen

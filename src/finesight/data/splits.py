@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from finesight.core.errors import DataError
-from finesight.data.order import generator
+from finesight.data.loading.order import generator
 
 
 def split_groups(groups: Sequence[str] | np.ndarray, share: float, seed: int, purpose: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin, Sample
-from finesight.data.media import load_picture
+from finesight.data.pictures.load import load_picture
 from finesight.data.policy import Policy
 from finesight.data.samples import Counts, RowSource
 from finesight.data.sources import Reader, Row

@@ -14,9 +14,9 @@ from finesight.config.train import Generation
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.prediction import Prediction
-from finesight.data.collate import collate_prompts
 from finesight.data.dataset import ExampleSet, prepare_pictures
-from finesight.data.loader import Told, tell
+from finesight.data.loading.collate import collate_prompts
+from finesight.data.loading.loader import Told, tell
 from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
 from finesight.training.step import evaluating

@@ -15,7 +15,7 @@ from finesight.config.sources import Source
 from finesight.core.errors import DataError, Interrupted, RunError
 from finesight.core.events import Observer
 from finesight.core.rundir import FORMAT
-from finesight.data.parallel import cores, over_rows
+from finesight.data.passes.parallel import cores, over_rows
 from finesight.data.policy import RowFault
 from finesight.data.samples import Access, open_rows
 from finesight.data.shards.files import Plan

@@ -12,14 +12,14 @@ from finesight.core.batch import Batch
 from finesight.core.errors import Fault, RecipeError
 from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet
-from finesight.data.loader import Windows, windows
-from finesight.data.order import Order
+from finesight.data.loading.loader import Windows, windows
+from finesight.data.loading.order import Order
+from finesight.data.loading.stream import StreamSet
+from finesight.data.loading.workers import Workers
 from finesight.data.policy import Policy
 from finesight.data.samples import Access, open_rows
 from finesight.data.sets import source_name
-from finesight.data.stream import StreamSet
 from finesight.data.stream_rows import Head, StreamRows, look_ahead
-from finesight.data.workers import Workers
 from finesight.runtime.notices import Notices
 
 _LOOK = 100

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import psutil
 
 from finesight import __version__
-from finesight.data.media_jpeg import turbo
+from finesight.data.pictures.jpeg import turbo
 from finesight.runtime.environment import LIBRARIES, cores
 
 

@@ -11,7 +11,7 @@ from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode_prompt
-from finesight.data.workers import Workers
+from finesight.data.loading.workers import Workers
 from finesight.export.card import model_card
 from finesight.export.folder import save_folder
 from finesight.generation.predict import answer

@@ -10,8 +10,8 @@ from finesight.core.events import Observer
 from finesight.core.rundir import RunDirectory
 from finesight.data.dataset import ExampleSet
 from finesight.data.lengths import Limit
-from finesight.data.parallel import cores
-from finesight.data.passes import Means
+from finesight.data.passes.parallel import cores
+from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
 from finesight.data.sets import read_splits
 from finesight.evaluation.table import results_document

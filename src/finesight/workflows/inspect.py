@@ -11,9 +11,9 @@ from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.core.rundir import RunDirectory
 from finesight.core.view import View
-from finesight.data.leaks import Twice, find_twice
-from finesight.data.parallel import cores
-from finesight.data.surveys import Surveyed, Watch, measure, survey_splits
+from finesight.data.inspection.leaks import Twice, find_twice
+from finesight.data.inspection.surveys import Surveyed, Watch, measure, survey_splits
+from finesight.data.passes.parallel import cores
 from finesight.reports.samples import render
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.notices import Notices

@@ -13,14 +13,14 @@ from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.data.dataset import ExampleSet, transform_of
 from finesight.data.lengths import Limit
-from finesight.data.mixture import Mixture
-from finesight.data.order import Order
+from finesight.data.loading.mixture import Mixture
+from finesight.data.loading.order import Order
+from finesight.data.loading.stream import StreamSet
 from finesight.data.outline import lines, outline
-from finesight.data.parallel import cores
-from finesight.data.passes import Means
+from finesight.data.passes.parallel import cores
+from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet, read_splits
-from finesight.data.stream import StreamSet
 from finesight.data.stream_rows import Head
 from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze

@@ -15,8 +15,8 @@ from finesight.core.prediction import Comparison, Prediction, Score
 from finesight.core.rundir import RunDirectory
 from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet, prepare_pictures
-from finesight.data.loader import tell
-from finesight.data.media import load_picture
+from finesight.data.loading.loader import tell
+from finesight.data.pictures.load import load_picture
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
 from finesight.evaluation.baselines import majority, nearest_picture

@@ -14,12 +14,12 @@ from finesight.core.view import View
 from finesight.data.check import hashed
 from finesight.data.dataset import prepare_pictures, transform_of
 from finesight.data.encode import encode
-from finesight.data.leaks import Twice
+from finesight.data.inspection.leaks import Twice
+from finesight.data.inspection.survey import Bad
+from finesight.data.inspection.surveys import Surveyed
+from finesight.data.inspection.views import faulty, view
 from finesight.data.lengths import Limit, without_turns
-from finesight.data.order import generator
-from finesight.data.survey import Bad
-from finesight.data.surveys import Surveyed
-from finesight.data.views import faulty, view
+from finesight.data.loading.order import generator
 from finesight.workflows.summary import kind_of, origin
 
 MOST_FAULTY = 200

@@ -11,9 +11,9 @@ from finesight.config.recipe import Recipe
 from finesight.core.batch import Batch
 from finesight.core.events import Observer
 from finesight.core.rundir import FORMAT, RunDirectory
-from finesight.data.loader import in_order
+from finesight.data.loading.loader import in_order
+from finesight.data.loading.workers import Workers
 from finesight.data.policy import RowFault
-from finesight.data.workers import Workers
 from finesight.evaluation.score import score
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward

@@ -9,10 +9,10 @@ import numpy as np
 from finesight.config.data import Data
 from finesight.core.errors import DataError
 from finesight.core.rundir import FORMAT
-from finesight.data.distributions import picture_figures, token_figures
-from finesight.data.leaks import Twice
-from finesight.data.survey import Bad, joined
-from finesight.data.surveys import Surveyed
+from finesight.data.inspection.distributions import picture_figures, token_figures
+from finesight.data.inspection.leaks import Twice
+from finesight.data.inspection.survey import Bad, joined
+from finesight.data.inspection.surveys import Surveyed
 
 FAULT_COLUMNS = ("file", "row", "column", "reason")
 TWICE_COLUMNS = ("kind", "split", "file", "row", "other_split", "other_file", "other_row")

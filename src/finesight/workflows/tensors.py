@@ -18,7 +18,7 @@ from finesight.core.batch import Example
 from finesight.core.errors import RunError
 from finesight.core.ports import Ports
 from finesight.core.rundir import FORMAT
-from finesight.data.collate import collate
+from finesight.data.loading.collate import collate
 from finesight.models.forward import float_pictures
 from finesight.runtime.files import write_bytes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finesight.config.model import Scratch
-from finesight.data.cache import key_of
+from finesight.data.passes.cache import key_of
 from finesight.data.sets import SampleSet
 from finesight.models.scratch import learn_tokenizer, processor_with
 from finesight.runtime.cachedir import NoCache, find_entry, publish_entry

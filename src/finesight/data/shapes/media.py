@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from finesight.core.errors import DataError
 from finesight.core.sample import Audio, FileMark, Image
-from finesight.data.media import decode_base64
+from finesight.data.files.store import Store
+from finesight.data.pictures.load import decode_base64
 from finesight.data.shapes.values import FILL, json_list
-from finesight.data.store import Store
 
 Kind = Literal["picture", "sound"]
 
@@ -99,7 +99,7 @@ class Media:
             raise DataError("the picture is a web address", where, mend)
         if self.look:
             return b""
-        from finesight.data.fetch import fetch_picture  # a web client, which few need
+        from finesight.data.files.fetch import fetch_picture  # a web client, which few need
 
         return fetch_picture(url, where)
 

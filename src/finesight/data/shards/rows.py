@@ -11,7 +11,7 @@ from finesight.config.sources import MessagesSource, ParquetSource, Source, TarS
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin, Sample
 from finesight.data.encode import sample_digest
-from finesight.data.media import load_picture
+from finesight.data.pictures.load import load_picture
 from finesight.data.samples import RowSource, rows_of
 from finesight.data.shapes.values import cell, json_list
 from finesight.data.sources import Reader, Row

@@ -25,6 +25,7 @@ from finesight.config.sources import (
 )
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
+from finesight.data.files.store import find_table
 from finesight.data.sources.coco import open_coco
 from finesight.data.sources.csv import open_csv, read_csv
 from finesight.data.sources.folder import open_folder
@@ -32,7 +33,6 @@ from finesight.data.sources.hub import open_hub
 from finesight.data.sources.json import open_json, read_json
 from finesight.data.sources.parquet import SUFFIXES, open_parquet, open_tables
 from finesight.data.sources.tar import open_tar, open_tars
-from finesight.data.store import find_table
 
 Row = Mapping[str, Any]
 """Values by column: what JSON knows (text, numbers, truth values, None, lists, mappings), and bytes."""

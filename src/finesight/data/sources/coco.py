@@ -21,10 +21,10 @@ import numpy as np
 from finesight.config.sources import CocoSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
-from finesight.data.index import Broken, FileIndex
+from finesight.data.files.index import Broken, FileIndex
+from finesight.data.files.store import Table, find_table
 from finesight.data.sources.json import checked_row, parse_json
 from finesight.data.sources.json_scan import OBJECT, ItemScan
-from finesight.data.store import Table, find_table
 from finesight.runtime.cachedir import NoCache, cached
 
 _RENAMED: Final = {"id": "image_id", "file_name": "image"}

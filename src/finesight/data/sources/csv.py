@@ -9,9 +9,9 @@ from pathlib import Path
 from finesight.config.sources import CsvSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
-from finesight.data.index import Broken, FileIndex
+from finesight.data.files.index import Broken, FileIndex
+from finesight.data.files.store import Table, find_table
 from finesight.data.sources.csv_scan import CsvScan
-from finesight.data.store import Table, find_table
 
 LARGEST_FIELD = 96 << 20
 """Bytes of the longest field: the base64 text of the largest picture file that is let in, and some more."""

@@ -10,7 +10,7 @@ anything else it ends outside (it closes, or it is part of the field). With that
 import numpy as np
 from numpy.typing import NDArray
 
-from finesight.data.index import Broken, Offsets, few, places
+from finesight.data.files.index import Broken, Offsets, few, places
 
 BOM = b"\xef\xbb\xbf"
 

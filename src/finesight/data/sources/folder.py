@@ -11,8 +11,8 @@ from finesight.config.place import resolve_path
 from finesight.config.sources import FolderSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
+from finesight.data.files.store import Store
 from finesight.data.sources.json import JsonReader
-from finesight.data.store import Store
 
 _ROW_FILES = ("rows.json", "rows.jsonl", "metadata.jsonl", "captions.json")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -13,10 +13,10 @@ import numpy as np
 from finesight.config.sources import JsonSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
-from finesight.data.index import Broken, FileIndex
+from finesight.data.files.index import Broken, FileIndex
+from finesight.data.files.store import Table, find_table
 from finesight.data.sources.csv_scan import BOM
 from finesight.data.sources.json_scan import LIST, OBJECT, ItemScan, LineScan, More
-from finesight.data.store import Table, find_table
 
 LINES = (".jsonl", ".ndjson")
 """Endings of files with one row a line."""

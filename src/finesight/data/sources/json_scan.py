@@ -6,7 +6,7 @@ Neither scan says that a row is JSON: what is wrong inside a row is that row's e
 import numpy as np
 from numpy.typing import NDArray
 
-from finesight.data.index import Broken, Offsets, few, places
+from finesight.data.files.index import Broken, Offsets, few, places
 from finesight.data.sources.csv_scan import BOM
 
 Block = NDArray[np.uint8]

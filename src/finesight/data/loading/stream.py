@@ -21,12 +21,12 @@ from finesight.core.sample import Origin
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode
 from finesight.data.lengths import Limit, TooLong, without_turns
-from finesight.data.loader import Told, Window, Windows, make_window, released
-from finesight.data.order import Share
-from finesight.data.shuffle import ShuffleBuffer
+from finesight.data.loading.loader import Told, Window, Windows, make_window, released
+from finesight.data.loading.order import Share
+from finesight.data.loading.shuffle import ShuffleBuffer
+from finesight.data.loading.workers import At, Workers, answers
+from finesight.data.pictures.transforms import PictureTransform
 from finesight.data.stream_rows import Numbered, StreamRows
-from finesight.data.transforms import PictureTransform
-from finesight.data.workers import At, Workers, answers
 
 
 @dataclass(frozen=True)

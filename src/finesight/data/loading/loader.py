@@ -10,11 +10,11 @@ import numpy as np
 from finesight.core.batch import Batch, Example
 from finesight.core.errors import DataError, FinesightError
 from finesight.core.sample import Origin
-from finesight.data.collate import collate
 from finesight.data.dataset import ExampleSet
-from finesight.data.order import Order, Share
+from finesight.data.loading.collate import collate
+from finesight.data.loading.order import Order, Share
+from finesight.data.loading.workers import BETWEEN, At, Workers, answers, worker_error
 from finesight.data.sets import SampleSet
-from finesight.data.workers import BETWEEN, At, Workers, answers, worker_error
 
 _MOST_NAMED = 8
 """Samples that a message names."""

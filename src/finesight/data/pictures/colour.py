@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from finesight.data.media_guard import Refusal
+from finesight.data.pictures.guard import Refusal
 
 _PROFILE_BYTES = 4 << 20  # press profiles have about 1 MiB
 _BAND_PIXELS = 1 << 20  # pixels handled at a time where numpy needs wide intermediate numbers
@@ -23,7 +23,7 @@ _SAVE_8_BIT = "save the picture with 8 or 16 bits a channel"
 
 
 def to_srgb(image: Image.Image, depth: int, inverted: bool) -> tuple[Image.Image, tuple[str, ...]]:
-    """A decoded picture as mode RGB in sRGB on white, with the notes of `media.Picture`.
+    """A decoded picture as mode RGB in sRGB on white, with the notes of `load.Picture`.
 
     `depth` is bits a channel as stored; `inverted` says that a deep gray picture counts from white.
     Raises Refusal for levels without a known meaning.

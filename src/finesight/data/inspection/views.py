@@ -17,8 +17,8 @@ from finesight.core.view import Piece, Shown, View
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import EncodedText, encode
 from finesight.data.lengths import Limit, without_turns
-from finesight.data.media import load_picture
-from finesight.data.transforms import PictureTransform
+from finesight.data.pictures.load import load_picture
+from finesight.data.pictures.transforms import PictureTransform
 
 LARGEST = 384
 """Pixels a side from which on a picture is shown smaller than it is."""

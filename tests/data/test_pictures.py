@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finesight.core.errors import DataError
-from finesight.data.media import PictureLimits, decode_base64, load_picture, resize
+from finesight.data.pictures.load import PictureLimits, decode_base64, load_picture, resize
 
 UPRIGHT = {
     1: lambda a: a,

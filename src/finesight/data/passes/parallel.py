@@ -51,7 +51,7 @@ _ENVIRONMENT = {**_ONE_THREAD, "TOKENIZERS_PARALLELISM": "false"}
 
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[4].split(chr(10)); "
-    "from finesight.data.parallel import _serve; _serve(*map(int, sys.argv[1:4]))"
+    "from finesight.data.passes.parallel import _serve; _serve(*map(int, sys.argv[1:4]))"
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from finesight.config.sources import Source
-from finesight.data.order import generator
+from finesight.data.loading.order import generator
 
 
 class Mixture:

@@ -30,7 +30,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from finesight import __version__
 from finesight.core.errors import DataError
-from finesight.data.media_guard import PictureLimits
+from finesight.data.pictures.guard import PictureLimits
 
 SECONDS: Final = 30.0
 """For the whole fetch of one picture, redirects and all."""
@@ -69,7 +69,7 @@ def fetch_picture(
 ) -> bytes:
     """Bytes of the file at a web address. `where` names file, row and column for the message.
 
-    Raises DataError, and nothing else. The bytes are not looked at: `media.load_picture` does that.
+    Raises DataError, and nothing else. The bytes are not looked at: `pictures.load.load_picture` does that.
     """
     room = (limits or PictureLimits()).file_bytes
     deadline = time.monotonic() + seconds

@@ -11,7 +11,7 @@ from reference_pictures import FOLDER, PIXELS, REFUSED, UPRIGHT, references
 from tiny_runs import tiny_recipe
 
 from finesight.core.errors import DataError
-from finesight.data.media import load_picture, resize
+from finesight.data.pictures.load import load_picture, resize
 
 with np.load(PIXELS) as stored:
     EXPECTED = dict(stored)

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from finesight.config.place import is_address, resolve_path
 from finesight.core.errors import DataError
 from finesight.core.sample import FileMark
-from finesight.data.media_guard import PictureLimits
+from finesight.data.pictures.guard import PictureLimits
 from finesight.runtime.cachedir import NoCache, cached
 
 LARGEST_FILE = PictureLimits().file_bytes

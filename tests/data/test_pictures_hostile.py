@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from finesight.core.errors import DataError
-from finesight.data.media import load_picture
+from finesight.data.pictures.load import load_picture
 
 MUTANTS = 100 * int(os.environ.get("FINESIGHT_PROOF_FACTOR", "1"))
 
@@ -176,7 +176,7 @@ MEASURE = """
 import json, re, sys, time
 from pathlib import Path
 from finesight.core.errors import DataError
-from finesight.data.media import load_picture
+from finesight.data.pictures.load import load_picture
 
 def kibibytes(name):  # not getrusage, whose peak is inherited from the parent process
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finesight.core.errors import DataError
-from finesight.data.media import load_picture
-from finesight.data.media_guard import Header, PictureLimits, Refusal, inspect
+from finesight.data.pictures.guard import Header, PictureLimits, Refusal, inspect
+from finesight.data.pictures.load import load_picture
 
 BYTES = st.binary(max_size=60)
 NUMBERS = st.integers(0, 70_000) | st.sampled_from([0, 1, 2**31 - 1, 2**31, 2**32 - 1])

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from finesight.data.phash import nearest, nearest_before
-from finesight.data.survey import Survey, first_places
+from finesight.data.inspection.survey import Survey, first_places
+from finesight.data.pictures.phash import nearest, nearest_before
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from finesight.data.cache import Arrays, mapped
+from finesight.data.passes.cache import Arrays, mapped
 from finesight.runtime.files import TEMPORARY
 
 _JOURNAL = "journal"

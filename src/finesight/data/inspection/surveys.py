@@ -11,14 +11,8 @@ from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.check import hashed
 from finesight.data.encoded import can_be_sent
-from finesight.data.held import HeldRows
-from finesight.data.lengths import Limit
-from finesight.data.parallel import over_rows
-from finesight.data.samples import Access, RowSource, open_rows
-from finesight.data.sets import source_name
-from finesight.data.shapes.values import has_column
-from finesight.data.splits import split_groups
-from finesight.data.survey import (
+from finesight.data.inspection.held import HeldRows
+from finesight.data.inspection.survey import (
     Bad,
     LookAtRows,
     MeasureSamples,
@@ -28,6 +22,12 @@ from finesight.data.survey import (
     spread,
     without_repeated_names,
 )
+from finesight.data.lengths import Limit
+from finesight.data.passes.parallel import over_rows
+from finesight.data.samples import Access, RowSource, open_rows
+from finesight.data.sets import source_name
+from finesight.data.shapes.values import has_column
+from finesight.data.splits import split_groups
 from finesight.runtime.notices import Notices
 
 _PATIENCE = 20.0

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from finesight.data.cache import Arrays, keep, kept
-from finesight.data.growing import GrowingFiles
-from finesight.data.parallel import Task, over_rows
+from finesight.data.passes.cache import Arrays, keep, kept
+from finesight.data.passes.growing import GrowingFiles
+from finesight.data.passes.parallel import Task, over_rows
 from finesight.runtime.cachedir import NoCache, cache_folder
 from finesight.runtime.notices import Notices
 

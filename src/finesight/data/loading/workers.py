@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from finesight.core.errors import FinesightError, WorkerError
-from finesight.data.pipes import Inbox, widen, write
+from finesight.data.loading.pipes import Inbox, widen, write
 
 At = Callable[[int, int], object]
 """Told where the work stands: the step, and the number of the sample or row that comes next (or one of the below)."""

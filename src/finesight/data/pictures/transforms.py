@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from finesight.data.mirrors import Flip
+from finesight.data.pictures.mirrors import Flip
 
 Fill = Literal["edge", "white"]
 

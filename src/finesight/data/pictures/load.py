@@ -2,14 +2,14 @@
 
 `load_picture` reads JPEG, PNG, WebP, GIF, BMP and TIFF. What it does, in this order:
 
-1. size caps and counts from the header, before anything is decoded (`media_guard`);
+1. size caps and counts from the header, before anything is decoded (`guard`);
 2. decode the first frame; a moving picture is noted;
-3. levels of 12, 16 and 32 bits and floats scaled by their mode, never clipped (`media_colour`);
+3. levels of 12, 16 and 32 bits and floats scaled by their mode, never clipped (`colour`);
 4. embedded colour profile → sRGB;
 5. transparency composited over white;
 6. EXIF orientation (the tag alone, as browsers read it; not what XMP says).
 
-Plain JPEGs are decoded by `simplejpeg` where it is there (`media_jpeg`), everything else by Pillow; the pixels are
+Plain JPEGs are decoded by `simplejpeg` where it is there (`jpeg`), everything else by Pillow; the pixels are
 the same. CMYK JPEGs are taken as inverted, with or without an Adobe marker, as browsers and Pillow take them.
 Nothing global is changed, and nothing shared but a cache of colour transforms: threads may load at once.
 """
@@ -39,9 +39,9 @@ from PIL import (
 
 from finesight.core.errors import DataError
 from finesight.core.ports import Resample
-from finesight.data import media_jpeg
-from finesight.data.media_colour import to_srgb
-from finesight.data.media_guard import Kind, PictureLimits, Refusal, inspect
+from finesight.data.pictures import jpeg
+from finesight.data.pictures.colour import to_srgb
+from finesight.data.pictures.guard import Kind, PictureLimits, Refusal, inspect
 
 __all__ = ["DEFAULT_LIMITS", "Picture", "PictureLimits", "decode_base64", "load_picture", "resize"]
 
@@ -117,9 +117,9 @@ def load_picture(data: bytes, where: str, limits: PictureLimits = DEFAULT_LIMITS
 
 def _load(data: bytes, limits: PictureLimits) -> Picture:
     header = inspect(data, limits)
-    if header.kind == "JPEG" and (head := media_jpeg.head_of(data)):
+    if header.kind == "JPEG" and (head := jpeg.head_of(data)):
         limits.check(head.width, head.height)
-        pixels = media_jpeg.decode(data, head)
+        pixels = jpeg.decode(data, head)
         if pixels is not None:
             turn = _TURNS.get(_exif_orientation(head.exif))
             if turn is None:

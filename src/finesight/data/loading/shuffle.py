@@ -8,7 +8,7 @@ N - 1 positions early, and how late depends on chance: half of them within 0.7 N
 
 import numpy as np
 
-from finesight.data.order import generator
+from finesight.data.loading.order import generator
 
 _CHUNK = 4096
 """Slots that are drawn at once. Part of the function: another number is another order."""

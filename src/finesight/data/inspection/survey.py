@@ -18,8 +18,8 @@ from finesight.core.sample import Sample
 from finesight.data.check import hashed
 from finesight.data.encode import encode, sample_digest
 from finesight.data.lengths import Limit, TooLong
-from finesight.data.media import load_picture
-from finesight.data.phash import signature
+from finesight.data.pictures.load import load_picture
+from finesight.data.pictures.phash import signature
 from finesight.data.samples import Counts, RowSource
 
 _OF_SAMPLE: Final = {

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finesight.core.errors import DataError
-from finesight.data import media, media_jpeg
-from finesight.data.media import Picture, load_picture, resize
+from finesight.data.pictures import jpeg
+from finesight.data.pictures.guard import PictureLimits
+from finesight.data.pictures.load import Picture, load_picture, resize
 
 FACTOR = int(os.environ.get("FINESIGHT_PROOF_FACTOR", "1"))
 
@@ -22,13 +23,13 @@ FACTOR = int(os.environ.get("FINESIGHT_PROOF_FACTOR", "1"))
 def carefully(data: bytes) -> Picture:
     """The picture as Pillow alone decodes it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(media_jpeg, "turbo", lambda: None)
+        patch.setattr(jpeg, "turbo", lambda: None)
         return load_picture(data, "here")
 
 
 def goes_fast(data: bytes) -> bool:
-    head = media_jpeg.head_of(data)
-    return head is not None and media_jpeg.decode(data, head) is not None
+    head = jpeg.head_of(data)
+    return head is not None and jpeg.decode(data, head) is not None
 
 
 def same(data: bytes) -> None:
@@ -202,7 +203,7 @@ def test_damaged_files_end_as_pillow_ends_them() -> None:
 
 @given(st.binary(max_size=80))
 def test_the_head_of_any_bytes(tail: bytes) -> None:
-    head = media_jpeg.head_of(b"\xff\xd8\xff" + tail)
+    head = jpeg.head_of(b"\xff\xd8\xff" + tail)
     assert head is None or (head.width >= 0 and head.height >= 0)
 
 
@@ -210,9 +211,9 @@ def test_a_picture_beyond_the_limits_is_refused_before_it_is_decoded(monkeypatch
     def decoded(*_: object, **__: object) -> np.ndarray:
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr(media_jpeg, "turbo", lambda: decoded)
+    monkeypatch.setattr(jpeg, "turbo", lambda: decoded)
     data = make.encode(photo(40, 60), "JPEG")
-    for limits in (media.PictureLimits(pixels=2399), media.PictureLimits(side=59)):
+    for limits in (PictureLimits(pixels=2399), PictureLimits(side=59)):
         with pytest.raises(DataError, match="60 × 40"):
             load_picture(data, "here", limits)
 
@@ -221,12 +222,12 @@ def test_without_simplejpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make.encode(photo(40, 60), "JPEG", quality=80, subsampling=2)
     expected = load_picture(data, "here").pixels
     monkeypatch.setitem(__import__("sys").modules, "simplejpeg", None)
-    media_jpeg.turbo.cache_clear()
+    jpeg.turbo.cache_clear()
     try:
-        assert media_jpeg.turbo() is None
+        assert jpeg.turbo() is None
         assert np.abs(load_picture(data, "here").pixels.astype(int) - expected).max() <= 1
     finally:
-        media_jpeg.turbo.cache_clear()
+        jpeg.turbo.cache_clear()
 
 
 @pytest.mark.parametrize(

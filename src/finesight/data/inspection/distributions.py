@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from finesight.data.survey import Survey
+from finesight.data.inspection.survey import Survey
 
 PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
 BARS: Final = 24
