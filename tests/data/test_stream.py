@@ -1,6 +1,9 @@
 """Streams: each row once a pass, the same order whoever prepares it and wherever one begins, nothing read by number."""
 
+import io
 import itertools
+import json
+import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -10,10 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from row_files import cell, csv_source, data, rows, tiny_ports, write_csv
+from row_files import cell, csv_source, data, png, rows, tiny_ports, write_csv
 from test_loader import contents
 
 from finesight.config.data import Transforms
+from finesight.config.sources import TarSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
 from finesight.data.dataset import Policy, transform_of
@@ -278,21 +282,61 @@ def test_the_fingerprint_names_rows_recipe_and_encoder() -> None:
     assert len({item.fingerprint for item in [one, stream_set(Endless(9)), *others]}) == 5
 
 
+def write_tars(folder: Path, count: int, shards: int = 3) -> str:
+    """Shards with `count` rows, no two with the same words."""
+    for shard in range(shards):
+        with tarfile.open(folder / f"part-{shard}.tar", "w") as archive:
+            for number in range(shard, count, shards):
+                told = json.dumps({"question": "what is it?", "answer": f"word {number}"}).encode()
+                for ending, content in (("png", png(number % 50)), ("json", told)):
+                    member = tarfile.TarInfo(f"{number:06d}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    return str(folder / f"part-{{0..{shards - 1}}}.tar")
+
+
+def tar_set(path: str, buffer: int) -> StreamSet:
+    source = TarSource(source="tar", path=path, stream=True, buffer=buffer)
+    return StreamSet(StreamRows(open_rows(source, "part")), tiny_ports(), 7, Limit())
+
+
+def test_tar_shards_are_a_stream_wherever_it_begins(tmp_path: Path) -> None:
+    path = write_tars(tmp_path, 20)
+    assert tar_set(path, 6).rows.length is None
+    whole = contents(tar_set(path, 6).windows(4, 0, 12, 4, 0))
+    for start, workers in ((0, 2), (3, 1), (5, 2), (9, 0)):
+        assert contents(tar_set(path, 6).windows(4, start, 12, 4, workers)) == whole[start:]
+
+
+def test_a_bad_row_of_the_second_shard_is_told_by_its_name(tmp_path: Path) -> None:
+    path = write_tars(tmp_path, 9, shards=2)
+    content = (tmp_path / "part-1.tar").read_bytes()
+    (tmp_path / "part-1.tar").write_bytes(content.replace(b"\x89PNG", b"xxxx", 1))
+    policy = Policy(data(csv_source(Path("x")), on_bad_row="skip"))
+    list(tar_set(path, 4).windows(3, 0, 3, 3, 2, policy))
+    assert [(Path(fault.file).name, fault.row, fault.column) for fault in policy.faults] == [
+        ("part-1.tar", 1, "image")
+    ]
+
+
 @pytest.mark.proof
-def test_every_id_once_a_pass_on_three_ranks_with_two_workers(proof_factor: int) -> None:
+@pytest.mark.parametrize("kind", ["rows", "tar"])
+def test_every_id_once_a_pass_on_three_ranks_with_two_workers(
+    kind: str, tmp_path: Path, proof_factor: int
+) -> None:
     count, batch = (1_007 if proof_factor == 1 else 10_007), 64
     steps = -(-count // batch)
+    path = write_tars(tmp_path, count) if kind == "tar" else ""
     names: list[list[list[str]]] = []
     for rank in range(3):
-        found = stream_set(Endless(count, pictures=True), buffer=100).windows(
-            batch, 0, 2 * steps, batch, Workers(2), share=Share(rank, 3)
-        )
+        stream = tar_set(path, 100) if path else stream_set(Endless(count, pictures=True), buffer=100)
+        found = stream.windows(batch, 0, 2 * steps, batch, Workers(2), share=Share(rank, 3))
         names.append([[name for part in window for name in part.ids] for window in found])
     passes = []
     for epoch in range(2):
         by_rank = [list(itertools.chain(*part[epoch * steps : (epoch + 1) * steps])) for part in names]
-        assert Counter(itertools.chain(*by_rank)) == Counter(
-            f"stream-{number + 1}" for number in range(count)
-        )
+        seen = Counter(itertools.chain(*by_rank))
+        assert sorted(int(name.rpartition("-")[2]) for name in seen) == list(range(1, count + 1))
+        assert set(seen.values()) == {1}
         passes.append(by_rank)
     assert passes[0] != passes[1]

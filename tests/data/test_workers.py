@@ -202,6 +202,26 @@ def test_a_worker_that_gets_on_may_take_longer_than_the_limit() -> None:
     assert list(answers(Many(), 2, Workers(1, timeout=0.5))) == [0, 1]
 
 
+def _many(told: Connection) -> None:
+    os.setpgid(0, 0)
+    told.send("begun")
+    told.send(list(answers(Many(), 3, Workers(1, timeout=1.0))))
+
+
+def test_a_run_that_was_suspended_goes_on() -> None:
+    """What stops all of its processes, and lets them go on later, is no silence of a worker."""
+    taken, told = multiprocessing.Pipe(duplex=False)
+    run = multiprocessing.get_context("fork").Process(target=_many, args=(told,))
+    run.start()
+    assert taken.recv() == "begun"
+    time.sleep(1.0)
+    os.killpg(run.pid or 0, signal.SIGSTOP)
+    time.sleep(2.0)
+    os.killpg(run.pid or 0, signal.SIGCONT)
+    assert taken.poll(20) and taken.recv() == [0, 1, 2]
+    run.join()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_worker_that_is_killed_or_frozen_from_outside(number: signal.Signals, reads: bool) -> None:

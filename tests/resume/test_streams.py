@@ -1,5 +1,6 @@
 """Learning from streams, through the same commands: killed, stopped and continued, it is the run that was never cut."""
 
+import base64
 import io
 import json
 import os
@@ -184,8 +185,30 @@ def test_a_row_that_turns_out_to_be_bad(data: Path, tmp_path: Path) -> None:
     assert any(row["kind"] == "dropped" for row in json.loads((run / "notices.json").read_text()))
 
 
-def test_one_batch_of_a_stream_is_tried(data: Path, tmp_path: Path) -> None:
-    told = try_one_batch(parse_recipe(mapping(data, tmp_path / "run", "tar", workers=1)))
+def hub_folder(folder: Path) -> Path:
+    """A folder that `datasets` streams: pictures within the rows."""
+    folder.mkdir()
+    lines = []
+    for number in range(COUNT):
+        picture, answer = _row(number)
+        row = {"image": base64.b64encode(picture).decode(), "question": "Which colours?", "answer": answer}
+        lines.append(json.dumps({**row, "kind": "k"}))
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["tar", "address", "hub"])
+def test_one_batch_of_a_stream_is_tried(
+    kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = mapping(data, tmp_path / "run", "tar" if kind == "tar" else "json", workers=1)
+    if kind == "address":
+        found["data"]["train"] |= {"path": f"file://{data}/rows.jsonl", "root": str(data)}
+    if kind == "hub":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        found["data"]["train"] |= {"source": "hub", "path": str(hub_folder(tmp_path / "hub"))}
+    told = try_one_batch(parse_recipe(found))
+    assert told["data"]["train"]["samples"] is None
     assert told["status"] == "dry run passed" and told["steps"] == STEPS
     assert not (tmp_path / "run").exists()
 

@@ -44,6 +44,8 @@ _IDLE = -2
 
 _GLANCE = 0.1
 """Seconds between two looks at the processes, and two chances to stop."""
+_LONGEST_GLANCE = 1.0
+"""Seconds that count between two looks: where more have passed, the run itself was suspended, and its workers too."""
 _START = 60.0
 """Seconds that a process may take to begin, where it has to import everything first, and to end."""
 
@@ -178,7 +180,7 @@ class _Team:
         """The answer to task `number`, waited for."""
         worker = self._all[number % self._workers.count]
         assert worker.connection is not None
-        since, seen = time.monotonic(), self._signs(worker)
+        quiet, looked, seen = 0.0, time.monotonic(), self._signs(worker)
         while True:
             try:
                 answer = worker.inbox.take()
@@ -195,10 +197,10 @@ class _Team:
             for one in self._all:
                 if one.process.exitcode:  # one that ended with 0 has done all that it had to
                     raise self._died(one)
-            signs = self._signs(worker)
-            if signs != seen:
-                since, seen = time.monotonic(), signs
-            self._look_for_silence(worker, time.monotonic() - since)
+            now, signs = time.monotonic(), self._signs(worker)
+            quiet = quiet + min(now - looked, _LONGEST_GLANCE) if signs == seen else 0.0
+            looked, seen = now, signs
+            self._look_for_silence(worker, quiet)
 
     def _holds_up(self, worker: _Process) -> _Process:
         """Who is waited for: a worker, or the reading process that it waits for itself."""

@@ -6,8 +6,9 @@ in `finesight.data.samples`. To add a format: a file here, its class in `config/
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from finesight.config.place import is_address
 from finesight.config.sources import (
     CocoSource,
     CsvSource,
@@ -32,6 +33,7 @@ from finesight.data.sources.folder import open_folder
 from finesight.data.sources.hub import open_hub
 from finesight.data.sources.json import open_json, read_json
 from finesight.data.sources.parquet import SUFFIXES, open_parquet, open_tables
+from finesight.data.sources.table_stream import TableStream, can_be_streamed
 from finesight.data.sources.tar import open_tar, open_tars
 
 Row = Mapping[str, Any]
@@ -107,7 +109,18 @@ _READERS: dict[type, Callable[..., Any]] = {
 
 
 def open_source(source: Source) -> Reader:
-    """The reader of a recipe's source; raises DataError where the file is missing or has no rows."""
+    """The reader of a recipe's source; raises DataError where the file is missing or has no rows.
+
+    One with `stream: true` may have a reader whose rows are not asked for by number: it has `iter_rows` alone.
+    """
+    if source.stream and is_address(source.path) and can_be_streamed(source.path):
+        match source:
+            case CsvSource() | VqaSource():
+                return cast(Reader, TableStream(source.path, source.root, source.delimiter))
+            case JsonSource() | LlavaSource() | MessagesSource():
+                return cast(Reader, TableStream(source.path, source.root))
+            case PairsSource() | TextSource():
+                return cast(Reader, TableStream(source.path, None, source.delimiter))
     opener = _READERS.get(type(source))
     if opener is None:
         raise DataError(f"`{source.source}` sources cannot be read yet", source.path, "convert the data")
