@@ -6,7 +6,7 @@ import pytest
 
 from finesight.cli.common import explain
 from finesight.core.errors import DataError
-from finesight.data.workers import worker_error
+from finesight.data.loading.workers import worker_error
 
 
 def test_an_error_of_the_person_has_three_parts_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,10 +58,10 @@ class PictureLimits:
             raise Refusal(f"the picture is empty: {width} × {height} pixels", _REPLACE)
         if width > self.side or height > self.side:
             what = f"the picture is {width} × {height} pixels; at most {self.side} a side are let in"
-            raise Refusal(what, "make the picture smaller, or raise the limit if you trust the file")
+            raise Refusal(what, "make the picture smaller, or leave the row out")
         if width * height > self.pixels:
             what = f"the picture is {width} × {height} pixels; at most {self.pixels} in all are let in"
-            raise Refusal(what, "make the picture smaller, or raise the limit if you trust the file")
+            raise Refusal(what, "make the picture smaller, or leave the row out")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def inspect(data: bytes, limits: PictureLimits) -> Header:
         raise Refusal("the picture is empty: 0 bytes", _REPLACE)
     if len(data) > limits.file_bytes:
         what = f"the picture file has {len(data)} bytes; at most {limits.file_bytes} are let in"
-        raise Refusal(what, "save it smaller, or raise the limit if you trust the file")
+        raise Refusal(what, "save it smaller, or leave the row out")
     if data.startswith(b"\xff\xd8\xff"):
         _check_jpeg(data)
         return Header("JPEG", data)

@@ -1,8 +1,6 @@
 """CSV and JSON Lines at addresses, read from front to back: nothing is copied, kept or read twice."""
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
@@ -13,10 +11,10 @@ import numpy as np
 from finesight.config.place import is_address, resolve_path
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
-from finesight.data.index import Broken, Scan
-from finesight.data.sources.csv import LARGEST_FIELD
+from finesight.data.files.index import Broken, Scan
+from finesight.data.sources.csv_cells import LARGEST_ROW, Cells
 from finesight.data.sources.csv_scan import BOM, CsvScan
-from finesight.data.sources.json import LARGEST_ROW, checked_row, parse_json
+from finesight.data.sources.json import checked_row, parse_json
 from finesight.data.sources.json_scan import LineScan
 from finesight.data.sources.shards import Shard, find_shards, folder_of, identity_of, open_bytes
 
@@ -88,16 +86,12 @@ class TableStream:
 
     def _csv_row(self, shard: Shard, rows: Iterator[bytes]) -> Callable[[bytes, str], Values]:
         """How a row of this file is read, whose header comes first."""
-        header = next(rows, None)
+        cells, header = Cells(self._delimiter or ","), next(rows, None)
         if header is None:
             raise DataError(
                 "the file is empty", shard.name, "give a file with a header row and rows below it"
             )
-        names = _fields(header, f"{shard.name}, header", self._delimiter)
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"two columns are named `{twice}`", shard.name, "give each column its own name")
-        return partial(_csv_row, names=names, delimiter=self._delimiter or ",")
+        return partial(cells.values, names=cells.names(header, shard.name))
 
 
 def _root(root: str) -> str:
@@ -118,30 +112,6 @@ def _json_row(data: bytes, where: str) -> Values:
         raise DataError(
             f"the line is not JSON: {error}", where, "write one JSON object for each row"
         ) from error
-
-
-def _csv_row(data: bytes, where: str, names: Sequence[str], delimiter: str) -> Values:
-    fields = _fields(data, where, delimiter)
-    if len(fields) != len(names):
-        what = f"the row has {len(fields)} fields, the header {len(names)}"
-        raise DataError(what, where, "quote fields that contain the delimiter, or mend the row")
-    return dict(zip(names, fields, strict=True))
-
-
-def _fields(data: bytes, where: str, delimiter: str | None) -> list[str]:
-    """The fields of a row that the scan has found whole."""
-    if b"\0" in data:
-        raise DataError("the row contains a null character", where, "save the file as UTF-8 text")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        what = f"byte {error.start + 1} of the row is not UTF-8"
-        raise DataError(what, where, "save the file as UTF-8") from error
-    csv.field_size_limit(LARGEST_FIELD)
-    try:
-        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or ","))
-    except csv.Error as error:
-        raise DataError(f"the row is not valid CSV: {error}", where, "mend the row") from error
 
 
 def _pieces(shard: Shard, scan: Scan) -> Iterator[bytes]:
