@@ -19,6 +19,7 @@ from row_files import cell, csv_source, data, folder_source, png, read, rows, ti
 from finesight.config.data import Data, Split, Transforms
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
+from finesight.data import dataset
 from finesight.data.dataset import ExampleSet, prepare_pictures, transform_of
 from finesight.data.pictures.load import load_picture, resize
 from finesight.data.pictures.transforms import TransformSettings
@@ -269,6 +270,23 @@ def test_large_pictures_are_shrunk_before_their_transforms(tmp_path: Path) -> No
     examples = examples_of(file, Transforms(brightness=1e-9))
     wanted = resize(load_picture(picture, "").image.reduce((2, 5)), 8, 8, "bicubic")
     assert np.abs(examples[0, 0].pictures[0].astype(int) - wanted).max() <= 1
+
+
+def test_pictures_are_kept_where_all_would_fit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is what would be read again, and pictures that are looked at do not change."""
+    transforms = Transforms(rotate=20.0, saturation=0.5, flip="horizontal")
+    kept, read_again = examples_of(file, transforms), examples_of(file, transforms)
+    width, height = load_picture(kept.sample(0).images[0].data, "").size
+    monkeypatch.setattr(dataset, "_KEPT_BYTES", 24 * 3 * width * height)
+    looks = [(epoch, index) for epoch in range(3) for index in range(24)]
+    first = [kept[look].pictures[0] for look in looks]
+    assert len(kept._kept) == 24
+    monkeypatch.setattr(dataset, "_KEPT_BYTES", 24 * 3 * width * height - 1)
+    for look, picture in zip(looks, first, strict=True):
+        assert (read_again[look].pictures[0] == picture).all()
+        assert (read_again.plain(look[1]).pictures[0] == kept.plain(look[1]).pictures[0]).all()
+    assert not read_again._kept
+    assert not pickle.loads(pickle.dumps(kept))._kept
 
 
 def test_a_copy_for_another_process(file: Path) -> None:

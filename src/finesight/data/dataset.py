@@ -23,6 +23,10 @@ from finesight.data.pictures.transforms import PictureTransform, TransformSettin
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
 
+_KEPT_BYTES = 64 << 20
+"""Bytes of decoded pictures that a process keeps. For a small set, which an epoch goes through in seconds, reading and
+decoding cost as much as all that is done to the pictures afterwards."""
+
 
 class ExampleSet:
     """Samples encoded for one model. Words are encoded once; pictures are read and changed at each look.
@@ -52,10 +56,12 @@ class ExampleSet:
         )
         self.ports, self._limit, self._transform, self._seed = ports, limit or Limit(), transform, seed
         self._bounds = np.concatenate([[0], np.cumsum(self._found["lengths"], dtype=np.int64)])
+        self._kept: dict[int, tuple[Sample, tuple[Picture, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process needs: all but the tokenizer and the template, which not every process can be sent."""
-        return {**vars(self), "ports": replace(self.ports, tokenizer=None, render=_render_elsewhere)}
+        ports = replace(self.ports, tokenizer=None, render=_render_elsewhere)
+        return {**vars(self), "ports": ports, "_kept": {}}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -100,10 +106,22 @@ class ExampleSet:
         return without_turns(self.samples[index], int(self._found["dropped"][index]))
 
     def _example(self, index: int, transform: PictureTransform | None, epoch: int) -> Example:
-        sample, place = self.sample(index), slice(*self._bounds[index : index + 2])
-        pictures = prepare_pictures(sample, self.ports, transform, self._seed, epoch)
+        place = slice(*self._bounds[index : index + 2])
+        sample, loaded = self._kept.get(index) or self._loaded(index)
+        pictures = prepare_pictures(sample, self.ports, transform, self._seed, epoch, loaded)
         tokens, targets = (np.asarray(self._found[name][place]) for name in ("tokens", "targets"))
         return Example(sample.id, tokens, targets, pictures)
+
+    def _loaded(self, index: int) -> tuple[Sample, tuple[Picture, ...]]:
+        """Sample `index` and its decoded pictures, kept where those of all samples would fit if they were as large."""
+        sample = self.sample(index)
+        pictures = load_pictures(sample)
+        if (
+            len(self) * sum(3 * across * down for across, down in (one.size for one in pictures))
+            <= _KEPT_BYTES
+        ):
+            self._kept[index] = sample, pictures
+        return sample, pictures
 
     def prompt(self, index: int) -> np.ndarray:
         """Tokens of the question of sample `index`, ending where the model is to answer."""
@@ -115,20 +133,32 @@ def _render_elsewhere(messages: Sequence[Message], ask: bool) -> str:
     raise RuntimeError("a worker process has no chat template")
 
 
+def load_pictures(sample: Sample) -> tuple[Picture, ...]:
+    """The pictures of a sample, decoded."""
+    return tuple(load_picture(image.data, where=str(sample.origin)) for image in sample.images)
+
+
 def prepare_pictures(
-    sample: Sample, ports: Ports, transform: PictureTransform | None = None, seed: int = 0, epoch: int = 0
+    sample: Sample,
+    ports: Ports,
+    transform: PictureTransform | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    loaded: Sequence[Picture] | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """The one way from a sample's encoded pictures to what a model gets, for training, evaluation and answers alike."""
+    """The one way from a sample's encoded pictures to what a model gets, for training, evaluation and answers alike.
+
+    `loaded`: the same pictures, where they are decoded already.
+    """
     port = ports.image
     prepared = []
-    for number, image in enumerate(sample.images):
+    for number, decoded in enumerate(load_pictures(sample) if loaded is None else loaded):
         assert port is not None  # encode refuses pictures for a model that takes none
-        loaded = load_picture(image.data, where=str(sample.origin))
-        picture: Picture | PillowImage = loaded
+        picture: Picture | PillowImage = decoded
         if transform is not None:
             key = seed, epoch, f"{sample.id}/{number}" if number else sample.id
             enough = 2 * port.width, 2 * port.height
-            picture = transform(loaded.image, key, enough, mirrors_allowed(sample, transform.settings.flip))
+            picture = transform(decoded.image, key, enough, mirrors_allowed(sample, transform.settings.flip))
         prepared.append(resize(picture, port.height, port.width, port.resample))
     return tuple(prepared)
 
