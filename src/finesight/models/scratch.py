@@ -99,6 +99,7 @@ def build_config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
             intermediate_size=vision.mlp,
             attention_dropout=vision.dropout,
             vision_use_head=False,
+            hidden_act="gelu",
         ),
         text_config=LlamaConfig(
             vocab_size=len(tokenizer),
