@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from row_files import png
 from test_encode import ANSWERS, BODY, byte_level, ports_with, sentence_piece
+from transformers import LlavaProcessor
 
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
@@ -74,29 +75,34 @@ ENDS = {
 
 
 @lru_cache
-def made(name: str) -> Ports:
+def model_of(name: str) -> tuple[Ports, LlavaProcessor]:
+    """Ports and processor of a model with this template."""
     if name == "qwen":
         special = ["<|im_start|>", "<|im_end|>"]
         core = byte_level(["<|endoftext|>", "<image>", *special])
-        return ports_with(core, QWEN, special, pad_token="<|endoftext|>", eos_token="<|im_end|>")[0]
+        return ports_with(core, QWEN, special, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     if name == "llama3":
         special = ["<|start_header_id|>", "<|end_header_id|>"]
         core = byte_level(["<pad>", "<image>", "<|begin|>", "<|eot_id|>", *special], bos="<|begin|>")
         named = {"pad_token": "<pad>", "eos_token": "<|eot_id|>", "bos_token": "<|begin|>"}
-        return ports_with(core, LLAMA3, special, **named)[0]
+        return ports_with(core, LLAMA3, special, **named)
     if name == "phi3":
         special = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
         core = byte_level(["<|endoftext|>", "<image>", *special])
-        return ports_with(core, PHI3, special, pad_token="<|endoftext|>", eos_token="<|endoftext|>")[0]
+        return ports_with(core, PHI3, special, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
     if name == "gemma":
         special = ["<start_of_turn>", "<end_of_turn>"]
         core = byte_level(["<pad>", "<image>", "<bos>", "<eos>", *special], bos="<bos>")
         named = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
-        return ports_with(core, GEMMA, special, **named)[0]
+        return ports_with(core, GEMMA, special, **named)
     named = {"pad_token": "</s>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
     special = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"] if name == "mistral" else []
     core = sentence_piece(["<unk>", "<s>", "</s>", "<image>", *special])
-    return ports_with(core, MISTRAL if name == "mistral" else VICUNA, special, **named)[0]
+    return ports_with(core, MISTRAL if name == "mistral" else VICUNA, special, **named)
+
+
+def made(name: str) -> Ports:
+    return model_of(name)[0]
 
 
 def conversation(*texts: str, system: str = "", pictures: tuple[int, ...] = ()) -> Sample:

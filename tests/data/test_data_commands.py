@@ -1,0 +1,253 @@
+"""Damaged, hostile and unusual data through the command line (T17, T31, T33): told with file and row, in little."""
+
+import base64
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_archives_fuzz as archives_fuzz
+import test_rows_fuzz as rows_fuzz
+from test_chat_templates import ENDS, model_of
+from test_encode import ANSWERS, _tiny
+from test_pictures_hostile import BOMBS, LOADED
+from tiny_runs import picture_bytes, tiny_mapping
+
+from finesight.cli.main import run
+from finesight.config.yaml import write
+from finesight.core.ports import Ports
+
+SECONDS = 5
+
+
+def recipe_of(folder: Path, source: dict[str, Any], **data: Any) -> Path:
+    """A recipe over one source, for a tiny model."""
+    mapping = tiny_mapping(folder, folder / "run")
+    mapping["data"] = {"train": source, **data}
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(write(mapping), encoding="utf-8")
+    return recipe
+
+
+def inspected(
+    capsys: pytest.CaptureFixture[str], recipe: Path, *words: str
+) -> tuple[int, dict[str, Any], str]:
+    """Status, what `inspect --json` printed, and what it said."""
+    capsys.readouterr()
+    status = run(["inspect", str(recipe), "--jobs", "0", "--show", "0", "--json", *words])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    return status, json.loads(said.out) if said.out else {}, said.err
+
+
+def jpeg_file(folder: Path) -> tuple[Path, Any]:
+    return picture_file(folder, "JPEG")
+
+
+def png_file(folder: Path) -> tuple[Path, Any]:
+    return picture_file(folder, "PNG")
+
+
+def picture_file(folder: Path, form: str) -> tuple[Path, Any]:
+    """A picture that three rows of a table name, two of them beside whole ones."""
+    from PIL import Image
+
+    file = folder / f"picture.{form.lower()}"
+    Image.linear_gradient("L").resize((40, 30)).convert("RGB").save(file, form)
+    (folder / "whole.png").write_bytes(picture_bytes("red", "blue"))
+    (folder / "rows.csv").write_text(
+        f"image,caption\nwhole.png,a\n{file.name},b\nwhole.png,c\n{file.name},d\n", encoding="utf-8"
+    )
+    return file, {"source": "csv", "path": str(folder / "rows.csv")}
+
+
+MAKERS: list[Callable[[Path], tuple[Path, Any]]] = [
+    *archives_fuzz.MAKERS,
+    *(rows_fuzz.csv_file, rows_fuzz.tsv_file),
+    *(rows_fuzz.json_file("rows.json"), rows_fuzz.json_file("rows.jsonl", kind="folder")),
+    *(jpeg_file, png_file),
+]  # fmt: skip
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("number", range(len(MAKERS)))
+def test_damaged_files(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], proof_factor: int
+) -> None:
+    """T31: a fault is listed with its row, or the file is refused by its name; counts add up; nothing hangs."""
+    file, source = MAKERS[number](tmp_path)
+    if not isinstance(source, dict):
+        source = source.model_dump(mode="json", exclude_unset=True)
+    recipe = recipe_of(tmp_path, source, on_bad_row="skip")
+    whole, draw = file.read_bytes(), random.Random(number)
+    damaged = (rows_fuzz if file.suffix in (".csv", ".tsv", ".json", ".jsonl") else archives_fuzz).damaged
+    for mutant in range(2 * proof_factor):
+        file.write_bytes(damaged(whole, draw))
+        began = time.process_time()
+        status, result, said = inspected(capsys, recipe)
+        assert time.process_time() - began < SECONDS, mutant
+        assert status in (0, 2), said
+        if result:
+            assert result["rows"] == result["samples"] + result["faults"] == result["read"]["rows"]
+        else:
+            assert status == 2
+            assert str(tmp_path) in said
+
+
+@pytest.mark.proof
+def test_damaged_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str], proof_factor: int) -> None:
+    """T31: what is left of a recipe is read as it stands, or refused with its name."""
+    file, source = rows_fuzz.csv_file(tmp_path)
+    recipe = recipe_of(tmp_path, source.model_dump(mode="json", exclude_unset=True), on_bad_row="skip")
+    whole, draw, refused = recipe.read_bytes(), random.Random(3), 0
+    for _ in range(10 * proof_factor):
+        recipe.write_bytes(rows_fuzz.damaged(whole, draw))
+        status, _, said = inspected(capsys, recipe)
+        refused += status == 2 and (str(recipe) in said or str(file) in said)
+        assert status == 0 or str(tmp_path) in said, said
+    assert refused
+
+
+# T33
+
+
+WATCHED = """
+import contextlib, io, json, os, re, sys, time
+from pathlib import Path
+from finesight.cli.main import run
+
+def kibibytes(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+def look(recipe):
+    out, err = io.StringIO(), io.StringIO()
+    before, began = kibibytes("VmRSS"), time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run(["inspect", recipe, "--jobs", "0", "--show", "0", "--json"])
+    seconds, peak = time.process_time() - began, kibibytes("VmHWM") - before
+    return {"status": status, "said": err.getvalue(), "seconds": seconds, "bytes": 1024 * peak}
+
+harmless, *recipes = sys.argv[1:]
+look(harmless)  # what a process needs only once
+for recipe in [harmless, *recipes]:
+    reading, writing = os.pipe()
+    if not os.fork():
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        os.write(writing, json.dumps(look(recipe)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        print(stream.read().decode(), flush=True)
+    os.wait()
+"""
+
+
+def hostile(folder: Path) -> dict[str, dict[str, Any]]:
+    """Sources by what is wrong with them."""
+    folder.mkdir()
+    made: dict[str, dict[str, Any]] = {}
+
+    def table(name: str, data: bytes, kind: str, **more: Any) -> None:
+        (folder / name).write_bytes(data)
+        made[name] = {"source": kind, "path": str(folder / name), **more}
+
+    for name, bomb in BOMBS.items():
+        if name not in LOADED:
+            (folder / f"{name}.bin").write_bytes(bomb())
+            table(f"{name}.csv", f"image,caption\n{name}.bin,x\n".encode(), "csv")
+    coded = base64.b64encode(BOMBS["one-bit PNG"]())
+    table("base64.csv", b"b64string_images,caption\n" + coded + b",x\n", "csv")
+    table("deep.json", b"[" * 100_000 + b"]" * 100_000, "json")
+    table("deep row.jsonl", b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "json")
+    table("line.jsonl", b'{"question": "' + b"x" * (130 << 20) + b'"}\n', "json")
+    table("quote.csv", b'image,caption\na,"' + b"x" * (130 << 20), "csv")
+    return made
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
+)
+def test_bombs_cost_little(tmp_path: Path) -> None:
+    """T33: each is refused, in at most two more seconds and 128 MiB more than a harmless table costs."""
+    (tmp_path / "ok").mkdir()
+    _, source = png_file(tmp_path / "ok")
+    recipes = [recipe_of(tmp_path / "ok", source)]
+    named = hostile(tmp_path / "bombs")
+    for number, bomb in enumerate(named.values()):
+        (tmp_path / str(number)).mkdir()
+        recipes.append(recipe_of(tmp_path / str(number), bomb))
+    aliases = "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi")
+    )
+    recipes.append(tmp_path / "aliases.yaml")
+    recipes[-1].write_text(f"a: &a [x]\n{aliases}", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *map(str, recipes)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(recipes), done.stderr
+    plain = found[0]
+    assert plain["status"] == 0, plain["said"]
+    for name, one in zip([*named, "aliases.yaml"], found[1:], strict=True):
+        assert one["status"] == 2, name
+        assert "Traceback" not in one["said"]
+        assert str(tmp_path) in one["said"], name
+        assert one["seconds"] <= plain["seconds"] + 2, (name, one["seconds"])
+        assert one["bytes"] <= plain["bytes"] + (128 << 20), (name, one["bytes"])
+
+
+# T17
+
+
+def turn(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_is_learned_under_any_template(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answers and their ends, character for character, as `inspect` shows them."""
+    ports, processor = model_of(name)
+    assert ports.image is not None
+    processor.save_pretrained(tmp_path / "model")
+    _, config = _tiny()
+    config.image_token_index = ports.image.placeholder_id
+    config.save_pretrained(tmp_path / "model")
+    (tmp_path / "a.png").write_bytes(picture_bytes("red", "blue"))
+    rows = [
+        {"image": "a.png", "messages": [turn("user", "what?"), turn("assistant", answer), *more]}
+        for answer in ANSWERS
+        for more in ([], [turn("user", "and then?"), turn("assistant", "nothing")])
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    mapping = tiny_mapping(tmp_path, tmp_path / "run")
+    mapping["model"] = {"pretrained": str(tmp_path / "model")}
+    mapping["data"] = {"train": {"source": "messages", "path": str(tmp_path / "rows.json")}}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(write(mapping), encoding="utf-8")
+    status, result, said = inspected(capsys, recipe, "--show", str(len(rows)))
+    assert status == 0, said
+    assert len(result["shown"]) == len(rows)
+    for shown in result["shown"]:
+        messages = rows[shown["origin"]["row"] - 1]["messages"]
+        answers = [one["content"] for one in messages if one["role"] == "assistant"]
+        assert learned(shown["pieces"], ports) == [answer + ENDS[name] for answer in answers]
+
+
+def learned(pieces: list[dict[str, Any]], ports: Ports) -> list[str]:
+    """The text of each run of tokens that are learned from."""
+    runs = groupby(pieces, lambda piece: piece["learned"])
+    ids = [[piece["id"] for piece in run for _ in range(piece["count"])] for learns, run in runs if learns]
+    return [ports.tokenizer.decode(run, clean_up_tokenization_spaces=False).lstrip(" ") for run in ids]
