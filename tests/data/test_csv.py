@@ -216,3 +216,19 @@ def test_descriptors_are_closed(file: Path) -> None:
     for _ in range(20):
         reader_of(file, "a,b\n1,2\n")
     assert len(list(descriptors.iterdir())) <= before + 1
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_letters_of_older_programs(tmp_path: Path, encoding: str) -> None:
+    written = 'größe,naïve\n"a ""é""",ÿ\n'.encode(encoding)
+    (tmp_path / "t.csv").write_bytes(written + b"\x81,x\n")
+    found = open_csv(csv_source(tmp_path / "t.csv", encoding=encoding))
+    assert found.columns == ("größe", "naïve")
+    assert found.row(0) == {"größe": 'a "é"', "naïve": "ÿ"}
+    if encoding == "latin-1":
+        assert found.row(1)["größe"] == "\x81"
+    else:
+        with pytest.raises(DataError, match=r"byte 1 of the row is not CP1252[\s\S]*latin-1"):
+            found.row(1)
+    with pytest.raises(DataError, match=r"not UTF-8[\s\S]*encoding: cp1252"):
+        open_csv(csv_source(tmp_path / "t.csv"))

@@ -133,8 +133,11 @@ def test_a_column_of_the_same_name_that_is_not_chosen_is_no_clash(tmp_path: Path
 
 def test_a_table_that_is_not_utf8_says_how_to_mend_it(tmp_path: Path) -> None:
     """SemArt's own files are written in Windows' letters."""
-    with pytest.raises(DataError, match=r"not UTF-8[\s\S]*row 1[\s\S]*iconv -f CP1252 -t UTF-8"):
-        sample_of("vqa", ROW, **{**recipe(semart(tmp_path, "cp1252")), "prompt": "{AUTHOR}?"})
+    file = semart(tmp_path, "cp1252")
+    with pytest.raises(DataError, match=r"not UTF-8[\s\S]*row 1[\s\S]*`knowledge.encoding: cp1252`"):
+        sample_of("vqa", ROW, **{**recipe(file), "prompt": "{AUTHOR}?"})
+    told = sample_of("vqa", ROW, **{**recipe(file, encoding="cp1252"), "prompt": "{AUTHOR}?"})
+    assert told == sample_of("vqa", ROW, **{**recipe(semart(tmp_path, "utf-8")), "prompt": "{AUTHOR}?"})
 
 
 def test_rows_without_a_key_are_said(tmp_path: Path) -> None:

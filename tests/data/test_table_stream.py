@@ -117,6 +117,12 @@ def test_which_sources_are_read_so() -> None:
     assert [dict(row) for row in open_source(pairs).iter_rows()] == [{"a": "1", "b": "2"}]  # type: ignore[attr-defined]
 
 
+def test_letters_of_older_programs() -> None:
+    path = put("rows.csv", "größe,b\né,2\n".encode("cp1252"))
+    source = CsvSource(source="csv", path=path, stream=True, encoding="cp1252")
+    assert [dict(row) for row in open_source(source).iter_rows()] == [{"größe": "é", "b": "2"}]  # type: ignore[attr-defined]
+
+
 def test_the_identity_changes_with_the_file() -> None:
     path = put("rows.csv", csv_bytes([["1", "2"]]))
     before = TableStream(path).identity()

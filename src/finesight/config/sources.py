@@ -41,7 +41,17 @@ class TextRules(Section):
     """Write American words the British way (`uk`), or the other way round (`us`)."""
 
 
-class Knowledge(Section):
+class TableForm(Section):
+    """How a CSV or TSV file is written; tables of other kinds say so themselves."""
+
+    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
+    """Character between columns of a CSV; a tab for `.tsv`, else a comma."""
+    encoding: Literal["utf-8", "cp1252", "latin-1"] = "utf-8"
+    """How letters stand in a CSV: UTF-8, or what Windows (`cp1252`) and older programs (`latin-1`) wrote in the west.
+    The other two take nearly any bytes: look at the words."""
+
+
+class Knowledge(TableForm):
     """Facts about a row from a second table, joined by a key; the prompt puts them in by `{column}`."""
 
     path: str
@@ -54,8 +64,6 @@ class Knowledge(Section):
     """Columns that the prompt may name; all where empty."""
     when: dict[str, Wanted] = Field(default_factory=dict)
     """Only for rows whose column has this value (or one of these); the others get empty texts."""
-    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
-    """Character between columns of a CSV; a tab for `.tsv`, else a comma."""
 
 
 class SourceBase(Section):
@@ -120,13 +128,11 @@ class FilesSource(SourceBase):
     """Folder that picture paths are relative to; the file's own folder where absent."""
 
 
-class CsvSource(FilesSource):
+class CsvSource(FilesSource, TableForm):
     """A CSV or TSV file with a header row; pictures as base64 text or as paths."""
 
     source: Literal["csv"]
     """Kind of the source."""
-    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
-    """Character between columns; a tab for `.tsv`, else a comma."""
 
 
 class JsonSource(FilesSource):
@@ -136,13 +142,11 @@ class JsonSource(FilesSource):
     """Kind of the source."""
 
 
-class VqaSource(FilesSource):
+class VqaSource(FilesSource, TableForm):
     """Questions about pictures and answers, in any table (AQUA: `image, question, answer, need_external_knowledge`)."""
 
     source: Literal["vqa"]
     """Kind of the source."""
-    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
-    """Character between columns of a CSV; a tab for `.tsv`, else a comma."""
 
 
 class LlavaSource(FilesSource):
@@ -209,22 +213,18 @@ class HubSource(SourceBase):
     """Commit, tag or branch of the dataset."""
 
 
-class PairsSource(SourceBase):
+class PairsSource(SourceBase, TableForm):
     """Pairs of texts for sequence-to-sequence models, in any table, under any names."""
 
     source: Literal["pairs"]
     """Kind of the source."""
-    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
-    """Character between columns of a CSV; a tab for `.tsv`, else a comma."""
 
 
-class TextSource(SourceBase):
+class TextSource(SourceBase, TableForm):
     """Chats without pictures, in any table: `messages`, `conversations`, or a question and an answer."""
 
     source: Literal["text"]
     """Kind of the source."""
-    delimiter: str | None = Field(default=None, pattern=r"^[\t !#-~]$")
-    """Character between columns of a CSV; a tab for `.tsv`, else a comma."""
 
 
 Source = Annotated[

@@ -16,7 +16,7 @@ from finesight.data.shapes.columns import names_of
 from finesight.data.shapes.values import Cells, as_text, cell, matches
 from finesight.data.sources import Reader, open_table
 
-_UTF8 = "write it as UTF-8 first; a table of Windows' or Latin letters, such as SemArt's, by `iconv -f CP1252 -t UTF-8`"
+_UTF8 = "a table of Windows' or Latin letters, such as SemArt's, is read with `knowledge.encoding: cp1252`"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Facts:
 
 def open_facts(knowledge: Knowledge, row_columns: Collection[str], used: Collection[str]) -> Facts:
     """Open the table and index its keys; raises DataError, as `facts_of` does."""
-    return facts_of(open_table(knowledge.path, None, knowledge.delimiter), knowledge, row_columns, used)
+    return facts_of(open_table(knowledge.path, None, knowledge), knowledge, row_columns, used)
 
 
 def facts_of(

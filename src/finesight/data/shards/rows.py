@@ -28,7 +28,19 @@ _PLURAL: Final = {"image": "images", "audio": "audios"}
 _TABLES: Final = ("vqa", "llava", "messages", "pairs", "text")
 """Kinds of sources that read any table, shards among them."""
 _OF_FILES: Final = (
-    *("source", "path", "root", "delimiter", "rows", "name", "split", "revision", "stream", "buffer"),
+    *(
+        "source",
+        "path",
+        "root",
+        "delimiter",
+        "encoding",
+        "rows",
+        "name",
+        "split",
+        "revision",
+        "stream",
+        "buffer",
+    ),
     *("where", "max_samples", "per", "rejected", "precanned"),
 )
 """Keys of a source that say where rows are and which of them: the shards hold these rows and no others."""

@@ -20,6 +20,7 @@ from finesight.config.sources import (
     PairsSource,
     ParquetSource,
     Source,
+    TableForm,
     TarSource,
     TextSource,
     VqaSource,
@@ -65,10 +66,10 @@ class Reader(Protocol):
         """Changes whenever the rows may have: made of what is known without reading them (sizes, times, hashes)."""
 
 
-def open_table(path: str, root: str | None = None, delimiter: str | None = None) -> Reader:
+def open_table(path: str, root: str | None = None, form: TableForm | None = None) -> Reader:
     """The reader of a file of rows, chosen by the ending of its name; `path` and `root` may be addresses.
 
-    `root` is the folder of the pictures, the file's own where absent; `delimiter` is that of a CSV. Raises DataError.
+    `root` is the folder of the pictures, the file's own where absent; `form` is that of a CSV. Raises DataError.
     """
     ending = PurePosixPath(path.split("?")[0]).suffix.lower()
     opener = _TABLES.get(ending)
@@ -79,17 +80,17 @@ def open_table(path: str, root: str | None = None, delimiter: str | None = None)
             path,
             f"name a file that ends in {known}",
         )
-    return opener(path, root, delimiter)
+    return opener(path, root, form or TableForm())
 
 
-_TABLES: dict[str, Callable[[str, str | None, str | None], Reader]] = {
-    ".csv": lambda path, root, delimiter: read_csv(find_table(path, root), delimiter),
-    ".tsv": lambda path, root, delimiter: read_csv(find_table(path, root), delimiter),
-    ".json": lambda path, root, delimiter: read_json(find_table(path, root)),
-    ".jsonl": lambda path, root, delimiter: read_json(find_table(path, root)),
-    ".ndjson": lambda path, root, delimiter: read_json(find_table(path, root)),
-    ".tar": lambda path, root, delimiter: open_tars(path),
-    **dict.fromkeys(SUFFIXES, lambda path, root, delimiter: open_tables(path, root)),
+_TABLES: dict[str, Callable[[str, str | None, TableForm], Reader]] = {
+    ".csv": lambda path, root, form: read_csv(find_table(path, root), form),
+    ".tsv": lambda path, root, form: read_csv(find_table(path, root), form),
+    ".json": lambda path, root, form: read_json(find_table(path, root)),
+    ".jsonl": lambda path, root, form: read_json(find_table(path, root)),
+    ".ndjson": lambda path, root, form: read_json(find_table(path, root)),
+    ".tar": lambda path, root, form: open_tars(path),
+    **dict.fromkeys(SUFFIXES, lambda path, root, form: open_tables(path, root)),
 }
 
 _READERS: dict[type, Callable[..., Any]] = {
@@ -100,11 +101,11 @@ _READERS: dict[type, Callable[..., Any]] = {
     JsonSource: open_json,
     ParquetSource: open_parquet,
     TarSource: open_tar,
-    VqaSource: lambda source: open_table(source.path, source.root, source.delimiter),
+    VqaSource: lambda source: open_table(source.path, source.root, source),
     LlavaSource: lambda source: open_table(source.path, source.root),
     MessagesSource: lambda source: open_table(source.path, source.root),
-    PairsSource: lambda source: open_table(source.path, None, source.delimiter),
-    TextSource: lambda source: open_table(source.path, None, source.delimiter),
+    PairsSource: lambda source: open_table(source.path, None, source),
+    TextSource: lambda source: open_table(source.path, None, source),
 }
 
 
@@ -116,11 +117,11 @@ def open_source(source: Source) -> Reader:
     if source.stream and is_address(source.path) and can_be_streamed(source.path):
         match source:
             case CsvSource() | VqaSource():
-                return cast(Reader, TableStream(source.path, source.root, source.delimiter))
+                return cast(Reader, TableStream(source.path, source.root, source))
             case JsonSource() | LlavaSource() | MessagesSource():
                 return cast(Reader, TableStream(source.path, source.root))
             case PairsSource() | TextSource():
-                return cast(Reader, TableStream(source.path, None, source.delimiter))
+                return cast(Reader, TableStream(source.path, None, source))
     opener = _READERS.get(type(source))
     if opener is None:
         raise DataError(f"`{source.source}` sources cannot be read yet", source.path, "convert the data")

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from finesight.config.sources import CsvSource
+from finesight.config.sources import CsvSource, TableForm
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
 from finesight.data.files.index import Broken, FileIndex
@@ -16,9 +16,11 @@ from finesight.data.sources.csv_scan import CsvScan
 class CsvReader:
     """Rows of a CSV file, read by byte offset; quoted fields may hold line breaks, blank lines are no rows."""
 
-    def __init__(self, path: Path, delimiter: str, root: str | Path, name: str = "") -> None:
+    def __init__(
+        self, path: Path, delimiter: str, root: str | Path, name: str = "", encoding: str = "utf-8"
+    ) -> None:
         self.file, self.root = name or str(path), str(root)
-        self._cells = Cells(delimiter)
+        self._cells = Cells(delimiter, encoding)
         try:
             self._index = FileIndex(path, self.file, f"csv {delimiter!r}", partial(CsvScan, delimiter))
         except Broken as error:
@@ -68,14 +70,14 @@ class CsvReader:
         return self._index.read(start, end, where)
 
 
-def read_csv(table: Table, delimiter: str | None) -> CsvReader:
+def read_csv(table: Table, form: TableForm) -> CsvReader:
     """The reader of a CSV or TSV file that was found."""
-    separator = delimiter or ("\t" if table.suffix == ".tsv" else ",")
-    reader = CsvReader(table.path, separator, table.root, table.name)
+    separator = form.delimiter or ("\t" if table.suffix == ".tsv" else ",")
+    reader = CsvReader(table.path, separator, table.root, table.name, form.encoding)
     reader.notes = (*table.notes, *reader.notes)
     return reader
 
 
 def open_csv(source: CsvSource) -> CsvReader:
     """The reader of a `csv` source."""
-    return read_csv(find_table(source.path, source.root), source.delimiter)
+    return read_csv(find_table(source.path, source.root), source)

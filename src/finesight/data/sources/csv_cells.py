@@ -18,15 +18,17 @@ _MOST_FIELDS = 100_000
 _QUOTE, _LF, _CR = 34, 10, 13
 _DOUBLED = re.compile(rb'(?:""[^"]*+)*+')
 """Doubled quotes and what stands between them."""
+_WRITTEN = "save the file as UTF-8, or set `encoding: cp1252` if Windows wrote it"
+_ANY = "save the file as UTF-8; `encoding: latin-1` takes any bytes, but damaged letters stay damaged"
 _Field = tuple[int, int, bool]
 """Where a field begins and ends in its row, without its quotes, and whether quotes in it are doubled."""
 
 
 class Cells:
-    """Cuts rows whose fields are parted by one delimiter."""
+    """Cuts rows whose fields are parted by one delimiter, and decodes their letters."""
 
-    def __init__(self, delimiter: str) -> None:
-        self._delimiter = delimiter.encode()
+    def __init__(self, delimiter: str, encoding: str = "utf-8") -> None:
+        self._delimiter, self._encoding = delimiter.encode(), encoding
 
     def names(self, data: bytes, file: str) -> tuple[str, ...]:
         """The names of the columns, from the bytes of the header."""
@@ -34,7 +36,7 @@ class Cells:
         if len(data) > LARGEST_HEADER:
             what = f"the first row has more than {LARGEST_HEADER:,} bytes, too long for the names of columns"
             raise DataError(what, where, "put a row with the names of the columns first")
-        names = [_text(data, field, where) for field in self._cut(data, where)]
+        names = [self._text(data, field, where) for field in self._cut(data, where)]
         if len(set(names)) < len(names):
             twice = Counter(names).most_common(1)[0][0]
             what = f"two columns are named `{twice}`" if twice else "two columns have no name"
@@ -53,7 +55,7 @@ class Cells:
         if len(fields) != len(names):
             raise self._miscounted(data, where, len(names))
         return {
-            name: _text(data, field, where)
+            name: self._text(data, field, where)
             for name, field in zip(names, fields, strict=True)
             if columns is None or name in columns
         }
@@ -100,6 +102,15 @@ class Cells:
             raise _too_long(stop - start, where)
         return stop, doubled
 
+    def _text(self, data: bytes, field: _Field, where: str) -> str:
+        start, end, doubled = field
+        try:
+            text = str(memoryview(data)[start:end], self._encoding)
+        except UnicodeDecodeError as error:
+            what = f"byte {start + error.start + 1} of the row is not {self._encoding.upper()}"
+            raise DataError(what, where, _WRITTEN if self._encoding == "utf-8" else _ANY) from error
+        return text.replace('""', '"') if doubled else text
+
     def _miscounted(self, data: bytes, where: str, wanted: int) -> DataError:
         count = 0
         for count, _ in enumerate(self._cut(data, where), 1):
@@ -113,13 +124,3 @@ class Cells:
 def _too_long(size: int, where: str) -> DataError:
     what = f"a field has {size >> 20:,} MiB; at most {LARGEST_FIELD >> 20} are let in"
     return DataError(what, where, "make the picture smaller, or check whether a quote is missing in this row")
-
-
-def _text(data: bytes, field: _Field, where: str) -> str:
-    start, end, doubled = field
-    try:
-        text = str(memoryview(data)[start:end], "utf-8")
-    except UnicodeDecodeError as error:
-        what = f"byte {start + error.start + 1} of the row is not UTF-8"
-        raise DataError(what, where, "save the file as UTF-8") from error
-    return text.replace('""', '"') if doubled else text

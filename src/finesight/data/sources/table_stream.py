@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from finesight.config.place import is_address, resolve_path
+from finesight.config.sources import TableForm
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin
 from finesight.data.files.index import Broken, Scan
@@ -40,12 +41,14 @@ def _ending(path: str) -> str:
 class TableStream:
     """Rows of tables one after another; the rows are those that a reader by number has of the same files."""
 
-    def __init__(self, path: str, root: str | None = None, delimiter: str | None = None) -> None:
+    def __init__(self, path: str, root: str | None = None, form: TableForm | None = None) -> None:
         ending = _ending(path)
         self._shards = find_shards(path, (ending,))
         self.file = self._shards[0].name if len(self._shards) == 1 else path
         self.root = _root(root) if root else folder_of(self._shards[0].name)
-        self._delimiter = delimiter or ("\t" if ending == ".tsv" else ",") if ending in TABLES else None
+        form = form or TableForm()
+        self._encoding = form.encoding
+        self._delimiter = form.delimiter or ("\t" if ending == ".tsv" else ",") if ending in TABLES else None
         self._ends: list[int] = []  # number of rows up to the end of each file that was read
         first = list(islice(self.iter_rows(), _LOOKED_AT))
         if not first:
@@ -86,7 +89,7 @@ class TableStream:
 
     def _csv_row(self, shard: Shard, rows: Iterator[bytes]) -> Callable[[bytes, str], Values]:
         """How a row of this file is read, whose header comes first."""
-        cells, header = Cells(self._delimiter or ","), next(rows, None)
+        cells, header = Cells(self._delimiter or ",", self._encoding), next(rows, None)
         if header is None:
             raise DataError(
                 "the file is empty", shard.name, "give a file with a header row and rows below it"
