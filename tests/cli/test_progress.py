@@ -3,6 +3,7 @@
 import io
 import logging
 
+import pytest
 from rich.console import Console
 
 from finesight.cli.progress import ProgressBar
@@ -50,6 +51,16 @@ def test_plain_lines_where_no_terminal_is() -> None:
         "evaluate test …",
         "evaluate test 4/4",
     ]
+
+
+def test_a_phase_of_unknown_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finesight.cli.progress.LINE_EVERY", -1.0)
+    stream = io.StringIO()
+    with ProgressBar(Console(file=stream, force_terminal=False, width=100)) as bar:
+        bar.on_phase("check data", 0)
+        bar.on_progress(0)
+        bar.on_progress(1200)
+    assert stream.getvalue().splitlines() == ["check data …", "check data 0", "check data 1200"]
 
 
 def test_a_bar_in_a_terminal() -> None:

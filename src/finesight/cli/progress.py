@@ -90,9 +90,13 @@ class ProgressBar:
         if self._task is None:
             return
         self._bar.update(self._task, completed=done, told=told)
-        if not self._console.is_terminal and (time.monotonic() >= self._next_line or done == self._total):
+        ended = self._total and done == self._total
+        if not self._console.is_terminal and (ended or time.monotonic() >= self._next_line):
             self._next_line = time.monotonic() + LINE_EVERY
-            self._say(f"{self._name} {done}/{self._total}  {told}".rstrip())
+            of = (
+                f"/{self._total}" if self._total else ""
+            )  # nobody knows how many rows there are before they are read
+            self._say(f"{self._name} {done}{of}  {told}".rstrip())
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
