@@ -135,7 +135,7 @@ def test_all_faults_are_told_at_once() -> None:
         (["train.schedule=cosin"], ["did you mean `cosine`", "constant, linear, cosine"]),
         (["train.max_steps=null"], ["exactly one of `epochs` and `max_steps`", "neither"]),
         (["train.epochs=3"], ["exactly one of `epochs` and `max_steps`", "both", "train.max_steps=null"]),
-        (["model.scratch.vision.patch=7"], ["`patch: 7` does not divide `image_size: 32`"]),
+        (["model.scratch.vision.patch=7"], ["`patch: 7` does not divide `image_size: 40`"]),
         (["model.pretrained=x"], ["exactly one of `scratch` and `pretrained`", "both"]),
         (["model=null"], ["`model` is missing"]),
         (["log=[]"], ["`log` is a list", "a mapping of keys to values"]),
