@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -503,6 +504,26 @@ def test_the_first_rows_of_a_stream(place: Place) -> None:
         assert place.faults[0]["reason"] == "the answer is empty"
         page = (place.out / "samples.html").read_text(encoding="utf-8")
         assert (f"the first {rows} rows of a stream" in page) == (of is None)
+
+
+def test_content_that_changed_under_its_size_and_time(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finesight.data.files.index._SMALL", 0)  # an index of small files, too, is kept
+    recipe = place.recipe()
+    long_ago = place.table.stat().st_mtime - 1000
+    os.utime(place.table, (long_ago, long_ago))
+    command = ["inspect", str(recipe), "--jobs", "0", "--show", "0", "--json"]
+    assert run(command) == 0
+    place.table.write_bytes(place.table.read_bytes().replace(b"green", b"greys"))
+    os.utime(place.table, (long_ago, long_ago))
+    capsys.readouterr()
+    assert run(command) == 2
+    told = capsys.readouterr().err
+    assert "other content than when it was indexed" in told
+    assert str(place.table) in told
+    os.utime(place.table)
+    assert run(command) == 0
 
 
 def test_damaged_tables_never_end_in_a_traceback(place: Place, proof_factor: int) -> None:

@@ -18,7 +18,7 @@ from finesight.data.shapes.prompts import names_in
 from finesight.data.shapes.questions import DEFAULT_PROMPT, Questions
 from finesight.data.shapes.values import FILL, Cells, Counts, as_text, cell, matches
 from finesight.data.shapes.words import WordRules
-from finesight.data.sources import Reader, open_source
+from finesight.data.sources import Indexed, Reader, open_source
 
 __all__ = ["DEFAULT_PROMPT", "Access", "Counts", "RowSource", "open_rows", "rows_of"]
 
@@ -60,6 +60,18 @@ class RowSource:
         if self.facts is not None:
             parts.append(self.facts.table.identity())
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def verify(self) -> None:
+        """Read indexed files once more; raise DataError where one is not what was indexed.
+
+        Size and time of a file that was changed may be as they were: a program can put them back, and some disks count
+        in whole seconds.
+        """
+        for reader in (self.reader, *((self.facts.table,) if self.facts else ())):
+            if isinstance(reader, Indexed) and not reader.verify():
+                what = "the file has other content than when it was indexed, and the same size and time"
+                mend = f"`touch {reader.file}`: what is kept of it is then made anew"
+                raise DataError(what, reader.file, mend)
 
     def sample(
         self, index: int, pictures: bool = True, counts: Counts | None = None, look: bool = False

@@ -96,7 +96,7 @@ def survey_splits(
     """
     parts = {
         purpose: _part(opened, purpose, rows, jobs, watch)
-        for purpose, opened in _opened(data, notices).items()
+        for purpose, opened in _opened(data, notices, verify=rows is None).items()
     }
     for purpose, part in parts.items():
         for (kind, text), count in part.survey.notes.items():
@@ -111,7 +111,7 @@ def survey_splits(
     return {purpose: parts[purpose] for purpose in ("train", "val", "test") if purpose in parts}
 
 
-def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
+def _opened(data: Data, notices: Notices, verify: bool) -> dict[str, tuple[RowSource, ...]]:
     """The sources of each split that has some of its own."""
     found: dict[str, tuple[RowSource, ...]] = {}
     faults: list[Fault] = []
@@ -123,6 +123,8 @@ def _opened(data: Data, notices: Notices) -> dict[str, tuple[RowSource, ...]]:
         for number, source in enumerate(listed):
             try:
                 opened.append(open_rows(source, source_name(source, number, len(listed)), access))
+                if verify:
+                    opened[-1].verify()
             except DataError as error:
                 faults += [fault for fault in error.faults if fault not in faults]
                 continue

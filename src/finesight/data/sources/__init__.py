@@ -6,7 +6,7 @@ in `finesight.data.samples`. To add a format: a file here, its class in `config/
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from finesight.config.place import is_address
 from finesight.config.sources import (
@@ -64,6 +64,14 @@ class Reader(Protocol):
 
     def identity(self) -> str:
         """Changes whenever the rows may have: made of what is known without reading them (sizes, times, hashes)."""
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """What a reader has whose rows were found by reading a file once."""
+
+    def verify(self) -> bool:
+        """Whether the file still holds what was indexed; reads it whole."""
 
 
 def open_table(path: str, root: str | None = None, form: TableForm | None = None) -> Reader:
