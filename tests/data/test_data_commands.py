@@ -1,4 +1,4 @@
-"""Damaged, hostile and unusual data through the command line (T17, T31, T33): told with file and row, in little."""
+"""Damaged, hostile and unusual data through the command line (T17, T19, T31, T33)."""
 
 import base64
 import json
@@ -11,6 +11,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import test_archives_fuzz as archives_fuzz
 import test_rows_fuzz as rows_fuzz
@@ -22,6 +23,7 @@ from tiny_runs import picture_bytes, tiny_mapping
 from finesight.cli.main import run
 from finesight.config.yaml import write
 from finesight.core.ports import Ports
+from finesight.workflows.tensors import read_table
 
 SECONDS = 5
 
@@ -112,6 +114,61 @@ def test_damaged_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str], pro
         refused += status == 2 and (str(recipe) in said or str(file) in said)
         assert status == 0 or str(tmp_path) in said, said
     assert refused
+
+
+# T19
+
+
+def test_pictures_move_with_their_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows permuted, two pictures of a row exchanged: what the model is fed moves with them, alone or in a batch."""
+    colours = ("red", "green", "blue", "white", "black")
+    for colour in colours:
+        (tmp_path / f"{colour}.png").write_bytes(picture_bytes(colour, "yellow"))
+    pairs = [("red", "green"), ("green", "red"), ("blue", "white"), ("white", "blue"), ("black", "red")]
+    rows = [
+        {
+            "id": "-".join(pair),
+            "image": [f"{colour}.png" for colour in pair],
+            "conversations": [
+                {"from": "human", "value": f"<image> {'and then ' * number}<image>?"},
+                {"from": "gpt", "value": "yes"},
+            ],
+        }
+        for number, pair in enumerate(pairs)
+    ]
+
+    def fed(rows: list[dict[str, Any]], *words: str) -> dict[str, tuple[Any, Any]]:
+        """Tokens and pictures by sample, as they are saved for a batch of the rows."""
+        (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+        columns = {"id": "id"}
+        recipe = recipe_of(
+            tmp_path, {"source": "llava", "path": str(tmp_path / "rows.json"), "columns": columns}
+        )
+        file = tmp_path / "fed.safetensors"
+        asked = words or [word for number in range(1, len(rows) + 1) for word in ("--sample", str(number))]
+        status, _, said = inspected(capsys, recipe, *asked, "--tensors", str(file))
+        assert status == 0, said
+        table = read_table(file)
+        starts = np.cumsum([0, *table.pictures])
+        return {
+            name: (
+                table.tensors["input_ids"][at][table.tensors["attention_mask"][at] == 1],
+                table.tensors["pixel_values"][starts[at] : starts[at + 1]],
+            )
+            for at, name in enumerate(table.ids)
+        }
+
+    whole, turned, alone = fed(rows), fed(rows[::-1]), fed(rows, "--id", "blue-white")
+    assert set(whole) == set(turned) == {row["id"] for row in rows}
+    for name, (tokens, pictures) in whole.items():
+        assert (turned[name][0] == tokens).all()
+        assert (turned[name][1] == pictures).all()
+    assert all(
+        (one == other).all() for one, other in zip(alone["blue-white"], whole["blue-white"], strict=True)
+    )
+    for one, other in (("red-green", "green-red"), ("blue-white", "white-blue")):
+        assert (whole[one][1] == whole[other][1][::-1]).all()
+        assert (whole[one][1] != whole[other][1]).any()
 
 
 # T33
