@@ -111,8 +111,8 @@ def test_damaged_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str], pro
     for _ in range(10 * proof_factor):
         recipe.write_bytes(rows_fuzz.damaged(whole, draw))
         status, _, said = inspected(capsys, recipe)
+        assert status == 0 or ("error: " in said and "where: " in said), said
         refused += status == 2 and (str(recipe) in said or str(file) in said)
-        assert status == 0 or str(tmp_path) in said, said
     assert refused
 
 
