@@ -1,4 +1,4 @@
-"""Damaged, hostile and unusual data through the command line (T17, T19, T31, T33)."""
+"""Damaged, hostile and unusual data through the command line (T15, T17, T19, T31, T33)."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import test_archives_fuzz as archives_fuzz
 import test_rows_fuzz as rows_fuzz
+from archives import tar_bytes
 from test_chat_templates import ENDS, model_of
 from test_encode import ANSWERS, _tiny
 from test_pictures_hostile import BOMBS, LOADED
@@ -262,6 +263,43 @@ def test_bombs_cost_little(tmp_path: Path) -> None:
         assert str(tmp_path) in one["said"], name
         assert one["seconds"] <= plain["seconds"] + 2, (name, one["seconds"])
         assert one["bytes"] <= plain["bytes"] + (128 << 20), (name, one["bytes"])
+
+
+# T15
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("kind", ["csv", "tar", "stream"])
+def test_each_row_once_an_epoch(kind: str, tmp_path: Path, proof_factor: int) -> None:
+    """Two epochs of `train` with two workers, as `samples.jsonl` records them."""
+    count, batch = (207 if proof_factor == 1 else 10_007), 64
+    if kind == "csv":
+        rows = "".join(f"word {number},answer {number % 7}\n" for number in range(count))
+        (tmp_path / "rows.csv").write_text(f"question,answer\n{rows}", encoding="utf-8")
+        source: dict[str, Any] = {"source": "text", "path": str(tmp_path / "rows.csv")}
+    else:
+        told = [{"question": f"word {number}", "answer": f"answer {number % 7}"} for number in range(count)]
+        for shard in range(3):
+            members = [
+                (f"{number:06d}.json", json.dumps(told[number]).encode()) for number in range(shard, count, 3)
+            ]
+            (tmp_path / f"part-{shard}.tar").write_bytes(tar_bytes(members))
+        source = {"source": "text", "path": str(tmp_path / "part-{0..2}.tar"), "stream": kind == "stream"}
+    steps = -(-count // batch)
+    mapping = tiny_mapping(tmp_path, tmp_path / "run")
+    mapping["data"] = {"train": source, "workers": 2}
+    mapping["train"] |= {"max_steps": 2 * steps, "batch_size": batch, "micro_batch": batch}
+    mapping["evaluation"] |= {"best_by": "last", "every": 2 * steps}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(write(mapping), encoding="utf-8")
+    assert run(["train", str(recipe)]) == 0
+    seen = [json.loads(line)["ids"] for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert len(seen) == 2 * steps
+    epochs = [list(chain(*seen[:steps])), list(chain(*seen[steps:]))]
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == count
+    assert set(epochs[0]) == set(epochs[1])
+    assert epochs[0] != epochs[1]
 
 
 # T17
