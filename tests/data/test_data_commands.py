@@ -1,8 +1,9 @@
-"""Damaged, hostile and unusual data through the command line (T15, T17, T19, T31, T33)."""
+"""Damaged, hostile and unusual data through the command line (T15, T17, T19, T28, T31, T33)."""
 
 import base64
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import test_archives_fuzz as archives_fuzz
 import test_rows_fuzz as rows_fuzz
@@ -19,7 +21,7 @@ from archives import tar_bytes
 from test_chat_templates import ENDS, model_of
 from test_encode import ANSWERS, _tiny
 from test_pictures_hostile import BOMBS, LOADED
-from tiny_runs import picture_bytes, tiny_mapping
+from tiny_runs import picture_bytes, tiny_mapping, write_pictures
 
 from finesight.cli.main import run
 from finesight.config.yaml import write
@@ -170,6 +172,39 @@ def test_pictures_move_with_their_words(tmp_path: Path, capsys: pytest.CaptureFi
     for one, other in (("red-green", "green-red"), ("blue-white", "white-blue")):
         assert (whole[one][1] == whole[other][1][::-1]).all()
         assert (whole[one][1] != whole[other][1]).any()
+
+
+# T28
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_killed_or_frozen(number: signal.Signals, tmp_path: Path) -> None:
+    """The run ends in time, says where, can be resumed, and leaves no process behind."""
+    mapping = tiny_mapping(write_pictures(tmp_path / "table.csv"), tmp_path / "run")
+    mapping["data"] |= {"workers": 2, "timeout": 3}
+    mapping["train"]["max_steps"] = 100_000
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(write(mapping), encoding="utf-8")
+    command = [sys.executable, "-c", "from finesight.cli.main import main; main()", "train", str(recipe)]
+    run_of_its_own = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        losses, deadline = tmp_path / "run" / "losses_log.csv", time.monotonic() + 120
+        while not losses.exists() or len(losses.read_text().splitlines()) < 8:
+            assert run_of_its_own.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        children = psutil.Process(run_of_its_own.pid).children()
+        assert len(children) == 2
+        children[0].send_signal(number)
+        _, told = run_of_its_own.communicate(timeout=60)
+    finally:
+        run_of_its_own.kill()
+    assert run_of_its_own.returncode == 1, told  # not what a person could have written otherwise
+    assert "Traceback" not in told
+    how = "ended by signal 9 (SIGKILL)" if number == signal.SIGKILL else "silent for 3 seconds"
+    assert f"error: a process that prepares samples was {how}" in told
+    assert "where: step " in told and "--resume goes on from there" in told
+    assert not any(child.is_running() for child in children)
+    assert (tmp_path / "run" / "checkpoints" / "last").exists()
 
 
 # T33
