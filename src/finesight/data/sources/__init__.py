@@ -70,6 +70,9 @@ class Reader(Protocol):
 class Indexed(Protocol):
     """What a reader has whose rows were found by reading a file once."""
 
+    file: str
+    """What messages name."""
+
     def verify(self) -> bool:
         """Whether the file still holds what was indexed; reads it whole."""
 
