@@ -25,7 +25,7 @@ from finesight.data.sets import SampleSet
 
 _KEPT_BYTES = 64 << 20
 """Bytes of decoded pictures that a process keeps. For a small set, which an epoch goes through in seconds, reading and
-decoding cost as much as all that is done to the pictures afterwards."""
+decoding are a good part of what each look costs."""
 
 
 class ExampleSet:

@@ -99,7 +99,7 @@ def build_config(scratch: Scratch, processor: LlavaProcessor) -> LlavaConfig:
             intermediate_size=vision.mlp,
             attention_dropout=vision.dropout,
             vision_use_head=False,
-            hidden_act="gelu",
+            hidden_act="gelu",  # the exact one; SigLIP's own, by tanh, takes longer on a CPU
         ),
         text_config=LlamaConfig(
             vocab_size=len(tokenizer),
