@@ -78,3 +78,15 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(
         word in told for word in ("manifest.json", "--shard-size", "--on-bad-row", "source=coco", "Examples")
     )
+
+
+def test_wrong_settings_that_wrote_nothing_do_not_stand_in_the_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_bytes("question,answer\nwhere?,Straße\n".encode("cp1252"))
+    command = ["convert", str(tmp_path / "rows.csv"), "source=text", "--out", str(tmp_path / "shards")]
+    assert run(command) == 2
+    assert "encoding: cp1252" in capsys.readouterr().err
+    assert run([*command, "encoding=cp1252"]) == 0
+    assert run([*command, "encoding=latin-1"]) == 2
+    assert "another conversion" in capsys.readouterr().err

@@ -188,7 +188,8 @@ class _Conversion:
     def _plan(self) -> tuple[int, int, Plan]:
         """Rows, rows of a shard, and the types of columns: as before where the work goes on, else found out."""
         told = _read(self._work / "plan.json")
-        if told is not None:
+        # a plan without a finished shard binds nobody: what stopped it may have been the wrong settings themselves
+        if told is not None and any(self._work.glob("shard-*.json")):
             self._same(told.get("made_from"), self._work)
             return told["rows"], told["rows_a_shard"], plan_of(told)
         rows = self._rows()
