@@ -256,6 +256,11 @@ def test_a_dry_run_tells_the_same(place: Place) -> None:
     assert not place.run.exists()
 
 
+def test_a_dry_run_names_the_command_that_follows(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", str(place.recipe), "train.lr=1e-3", "--dry-run"]) == 0
+    assert f"Next:   finesight train {place.recipe} train.lr=1e-3\n" in capsys.readouterr().out
+
+
 def test_a_process_of_its_own(place: Place) -> None:
     place.change(5, image="?")
     start = "from finesight.cli.main import main; main()"

@@ -1,5 +1,6 @@
 """`finesight train`."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -50,6 +51,8 @@ def train(
 
     with only_json(json), ProgressBar() as bar:
         result = work(checked, resume=resume, dry_run=dry_run, observer=bar)
+    if dry_run:  # the workflow does not know by which words the recipe was named
+        result = {**result, "next": shlex.join(["finesight", "train", recipe, *(overrides or ())])}
     if json:
         print_json(result)
         return

@@ -55,7 +55,6 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
         "peak_bytes": peak_bytes(prepared.device),
         "answer": told,
         "notices": notices.rows(),
-        "next": f"finesight train {recipe.run.name}",
         **prepared.facts(),
     }
 
