@@ -149,7 +149,7 @@ def test_a_stopped_pass_goes_on(
     for _ in range(2):
         with pytest.raises(Stop):
             maker.make(tick=tick, jobs=jobs)
-        assert min(maker.rows, default=(known,))[0] == known, "what was kept is not looked at again"
+        assert all(first >= known for first, _ in maker.rows), "what was kept is not looked at again"
         known = kept_rows()
         # One piece is not put away yet, and eight may wait for one that a slow worker still has.
         assert known >= (2304 if jobs == 0 else 256)
