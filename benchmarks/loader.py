@@ -36,7 +36,7 @@ from benchmarks.harness import Result, interleave
 from finesight.config.data import Data
 from finesight.config.model import Decoder, Scratch, Tokenizer, Vision
 from finesight.config.sources import CsvSource
-from finesight.core.batch import IGNORE, Batch, Example
+from finesight.core.batch import IGNORE, Batch, Example, pixel_values
 from finesight.core.sample import Origin
 from finesight.data.dataset import ExampleSet
 from finesight.data.loading.collate import collate
@@ -178,7 +178,7 @@ class Synthetic:
         _, index = key
         tokens = np.arange(self.lengths[index], dtype=np.int32)
         picture = np.full((3, 8, 8), index % 256, dtype=np.uint8)
-        return Example(self.id(index), tokens, np.where(tokens > 3, tokens, IGNORE), (picture,))
+        return Example(self.id(index), tokens, np.where(tokens > 3, tokens, IGNORE), pixel_values([picture]))
 
 
 def _memory() -> float:

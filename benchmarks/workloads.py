@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from finesight.config.load import load_recipe
 from finesight.config.train import Train
-from finesight.core.batch import IGNORE, Example
+from finesight.core.batch import IGNORE, Example, pixel_values
 from finesight.core.ports import ImagePort
 from finesight.data.loading.order import Order
 from finesight.models.parts import freeze
@@ -94,7 +94,7 @@ def _made_up(draw: np.random.Generator, name: str) -> Example:
     first = len(tokens) - _WORDS // 2
     targets[first - 1 : -1] = tokens[first:]
     picture = draw.integers(0, 256, (3, 56, 56), dtype=np.uint8)
-    return Example(name, tokens, targets, (picture,))
+    return Example(name, tokens, targets, pixel_values([picture]))
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {"quickstart": quickstart, "vocabulary": vocabulary}

@@ -18,7 +18,8 @@ from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Image, Message, Origin, Role, Sample, Text
-from finesight.data.encode import EncodedText, encode, encode_prompt
+from finesight.data.encode import encode, encode_prompt
+from finesight.data.lengths import EncodedText
 
 TRIMMED = (
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>' }}"

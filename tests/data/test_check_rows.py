@@ -25,7 +25,7 @@ from finesight.config.sources import TextSource
 from finesight.core.errors import DataError, WorkerError
 from finesight.data import check
 from finesight.data.check import Checking
-from finesight.data.encode import sample_digest
+from finesight.data.digest import sample_digest
 from finesight.data.passes import passing
 from finesight.data.pictures.load import load_picture
 from finesight.data.policy import Policy

@@ -9,7 +9,7 @@ import torch
 from row_files import csv_source, data, read, rows, tiny_ports, write_csv
 
 from finesight.config.data import Transforms
-from finesight.core.batch import IGNORE, Batch, Example
+from finesight.core.batch import IGNORE, Batch, Example, pixel_values
 from finesight.core.errors import DataError
 from finesight.data.dataset import ExampleSet, transform_of
 from finesight.data.loading.collate import collate, collate_prompts
@@ -54,9 +54,8 @@ def contents(found: Iterable[tuple[Batch, ...]]) -> list[list[Content]]:
 def example(name: str, length: int, pictures: int = 1) -> Example:
     tokens = np.arange(1, length + 1, dtype=np.int32)
     targets = np.where(tokens > 2, tokens, IGNORE).astype(np.int32)
-    return Example(
-        name, tokens, targets, tuple(np.full((3, 2, 2), length + n, np.uint8) for n in range(pictures))
-    )
+    made = [np.full((3, 2, 2), length + n, np.uint8) for n in range(pictures)]
+    return Example(name, tokens, targets, pixel_values(made))
 
 
 def test_collate() -> None:
@@ -81,11 +80,11 @@ def test_collate_without_pictures() -> None:
 
 def test_prompts_are_padded_on_the_left() -> None:
     prompts = [np.array([5, 6], np.int32), np.array([1, 2, 3, 4], np.int32)]
-    inputs = collate_prompts(prompts, [np.zeros((3, 2, 2), np.uint8)] * 2, pad_id=0)
+    inputs = collate_prompts(prompts, [pixel_values([np.zeros((3, 2, 2), np.uint8)])] * 2, pad_id=0)
     assert inputs["input_ids"].tolist() == [[0, 0, 5, 6], [1, 2, 3, 4]]
     assert inputs["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
     assert inputs["pixel_values"].shape == (2, 3, 2, 2)
-    assert "pixel_values" not in collate_prompts(prompts, [], pad_id=0)
+    assert "pixel_values" not in collate_prompts(prompts, [{}, {}], pad_id=0)
 
 
 # windows

@@ -14,7 +14,7 @@ from row_lists import PICTURES
 from test_chat_templates import made
 
 from finesight.config.sources import LlavaSource
-from finesight.core.batch import Example
+from finesight.core.batch import Example, pixel_values
 from finesight.core.sample import Image, Sample
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode, encode_prompt
@@ -58,7 +58,7 @@ def example(sample: Sample, limit: Limit | None = None) -> Example:
     ports = made("qwen")
     text = encode(sample, ports, limit or Limit())
     pictures = prepare_pictures(without_turns(sample, text.dropped), ports)
-    return Example(sample.id, text.tokens, text.targets, pictures)
+    return Example(sample.id, text.tokens, text.targets, pixel_values(pictures))
 
 
 def numbers_said(tokens: Sequence[int]) -> list[int]:
@@ -98,7 +98,7 @@ def test_all_pictures_are_there_and_each_once(samples: list[Sample]) -> None:
 def test_prompts_padded_on_the_left_keep_theirs(samples: list[Sample]) -> None:
     ports = made("qwen")
     prompts = [encode_prompt(sample, ports) for sample in samples]
-    pictures = [picture for sample in samples for picture in prepare_pictures(sample, ports)]
+    pictures = [pixel_values(prepare_pictures(sample, ports)) for sample in samples]
     inputs = collate_prompts(prompts, pictures, ports.pad_id)
     said = [number for row in inputs["input_ids"].tolist() for number in numbers_said(row)]
     assert len(said) == len(inputs["pixel_values"])

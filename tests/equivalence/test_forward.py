@@ -10,7 +10,7 @@ import torch
 from tiny_runs import tiny_recipe
 from torch.nn.functional import cross_entropy
 
-from finesight.core.batch import IGNORE, Batch
+from finesight.core.batch import IGNORE, Batch, pixel_values
 from finesight.data.loading.collate import collate
 from finesight.data.loading.loader import in_order
 from finesight.models.forward import SupervisedForward, float_pictures
@@ -102,7 +102,9 @@ def test_padding_on_the_left_changes_nothing(prepared: Prepared) -> None:
 
     def last_logits(indices: list[int]) -> torch.Tensor:
         prompts = [examples.prompt(index) for index in indices]
-        pictures = [p for index in indices for p in prepare_pictures(examples.samples[index], examples.ports)]
+        pictures = [
+            pixel_values(prepare_pictures(examples.samples[index], examples.ports)) for index in indices
+        ]
         inputs = float_pictures(
             collate_prompts(prompts, pictures, examples.ports.pad_id), examples.ports.image
         )
@@ -130,7 +132,7 @@ def test_swapped_pictures_take_their_logits_with_them(prepared: Prepared) -> Non
     def logits(*pairs: Any) -> torch.Tensor:
         from dataclasses import replace
 
-        rows = [replace(words, pictures=pictures.pictures) for words, pictures in pairs]
+        rows = [replace(words, extras=pictures.extras) for words, pictures in pairs]
         return _full_logits(prepared, collate(rows, examples.ports.pad_id))
 
     straight, swapped = logits((one, one), (one, other)), logits((one, other), (one, one))

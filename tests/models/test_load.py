@@ -4,14 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_runs import Watcher, tiny_mapping, tiny_recipe
-from transformers import BertConfig
+from transformers import ViTConfig
 
 from finesight.config.load import parse_recipe
 from finesight.core.errors import FinesightError, ModelError, RunError
+from finesight.core.ports import ImagePort
 from finesight.models.load import load_model
 from finesight.runtime.notices import Notices
 from finesight.training.checkpoint import load_checkpoint
@@ -105,10 +108,10 @@ def test_no_processor(names: list[str], folder: Path) -> None:
 
 
 def test_another_family(tmp_path: Path) -> None:
-    BertConfig().save_pretrained(tmp_path / "bert")
+    ViTConfig().save_pretrained(tmp_path / "vit")
     with pytest.raises(ModelError) as caught:
-        load_model(str(tmp_path / "bert"))
-    assert "`bert`" in _fault(caught.value, tmp_path / "bert")
+        load_model(str(tmp_path / "vit"))
+    assert "`vit`" in _fault(caught.value, tmp_path / "vit")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "no such"}', "{}"])
@@ -124,8 +127,17 @@ def test_a_processor_with_cropping(folder: Path) -> None:
     settings = json.loads(file.read_text())
     settings["image_processor"]["size"] = {"shortest_edge": 16}
     file.write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="cannot be prepared yet"):
-        load_model(str(folder))
+    settings["image_processor"] |= {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}}
+    settings["image_processor"]["image_processor_type"] = "CLIPImageProcessor"
+    file.write_text(json.dumps(settings))
+    loaded = load_model(str(folder))
+    port = loaded.ports.image
+    assert port is not None and not isinstance(port, ImagePort)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 40), dtype=np.uint8)
+    theirs = loaded.processor.image_processor(
+        images=[Image.fromarray(pixels.transpose(1, 2, 0))], return_tensors="np"
+    )
+    assert (port.prepare([pixels])["pixel_values"].array == theirs["pixel_values"]).all()
 
 
 def test_a_place_that_does_not_exist(tmp_path: Path) -> None:

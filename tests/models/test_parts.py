@@ -105,10 +105,28 @@ def test_freezing_everything_is_an_error() -> None:
         freeze(model, ("vision_tower", "projector", "language_model"))
 
 
-def test_a_parameter_of_no_part() -> None:
-    assert part_of("lm_head.weight") == "language_model"
-    with pytest.raises(ModelError, match="belongs to no known part"):
-        part_of("audio_tower.weight")
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("lm_head.weight", "language_model"),
+        ("model.visual.blocks.0.attn.qkv.weight", "vision_tower"),
+        ("model.visual.merger.mlp.0.weight", "projector"),
+        ("model.audio_tower.layers.0.fc1.weight", "audio_tower"),
+        ("model.language_model.layers.0.self_attn.q_proj.base_layer.weight", "language_model"),
+        ("base_model.model.model.vision_tower.layers.0.fc1.lora_A.default.weight", "vision_tower"),
+        ("model.multi_modal_projector.modules_to_save.default.linear_1.weight", "projector"),
+    ],
+)
+def test_parts_by_name(name: str, part: str) -> None:
+    assert part_of(name) == part
+
+
+def test_a_part_that_the_model_lacks_is_an_error() -> None:
+    model = _llava(SiglipVisionConfig(**SIZES, vision_use_head=False), -1)
+    with pytest.raises(
+        ModelError, match="no audio_tower.*its parts are: language_model, projector, vision_tower"
+    ):
+        freeze(model, ("audio_tower",))
 
 
 def test_a_frozen_part_is_told(tiny_data: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tiny_runs import picture_bytes
 
+from finesight.core.batch import pixel_values
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode_prompt
 from finesight.data.loading.collate import collate_prompts
@@ -89,7 +90,9 @@ def test_tokens_and_logits_are_the_same(
         sample = _sample(path, QUESTION)
         prompt = encode_prompt(sample, loaded.ports)
         assert prompt.tolist() == ids
-        inputs = collate_prompts([prompt], prepare_pictures(sample, loaded.ports), loaded.ports.pad_id)
+        inputs = collate_prompts(
+            [prompt], [pixel_values(prepare_pictures(sample, loaded.ports))], loaded.ports.pad_id
+        )
         with torch.no_grad():
             ours = loaded.model.eval()(**float_pictures(inputs, loaded.ports.image)).logits[0, -1]
         assert float((ours - torch.tensor(logits)).abs().mean()) <= 1e-5, path.name

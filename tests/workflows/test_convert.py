@@ -22,7 +22,7 @@ import finesight as fs
 from finesight.config.sources import Source
 from finesight.core.errors import DataError, FinesightError, Interrupted, RunError
 from finesight.core.sample import Sample
-from finesight.data.encode import sample_digest
+from finesight.data.digest import sample_digest
 from finesight.data.samples import open_rows
 from finesight.workflows.converted import recipe_or_source, source_of
 

@@ -116,7 +116,7 @@ def test_words_alone_have_no_pixels(tmp_path: Path) -> None:
     from row_files import tiny_ports
 
     tokens = np.arange(4, dtype=np.int32)
-    one = fed([Example("t", tokens, tokens, ())], tiny_ports())
+    one = fed([Example("t", tokens, tokens)], tiny_ports())
     assert set(one.tensors) == {"input_ids", "attention_mask", "targets"}
     for suffix in SUFFIXES:
         write_table(tmp_path / f"x{suffix}", one)

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from finesight.config.base import Inconsistent, Section, Switch
 
-PartName = Literal["vision_tower", "projector", "language_model"]
+PartName = Literal["vision_tower", "audio_tower", "projector", "language_model"]
 
 
 class Vision(Section):

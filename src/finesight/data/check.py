@@ -18,7 +18,7 @@ import numpy as np
 from finesight.config.data import Data
 from finesight.core.errors import DataError
 from finesight.core.sample import Audio, Image, Origin, Sample
-from finesight.data.encode import sample_digest
+from finesight.data.digest import sample_digest
 from finesight.data.passes.cache import Arrays, key_of
 from finesight.data.passes.parallel import cores
 from finesight.data.passes.passing import Means, Pass, Piece

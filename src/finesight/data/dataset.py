@@ -1,7 +1,7 @@
 """Samples as examples: what a model sees of them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -10,12 +10,12 @@ import numpy as np
 from PIL.Image import Image as PillowImage
 
 from finesight.config.data import Transforms
-from finesight.core.batch import Example
-from finesight.core.ports import Ports
+from finesight.core.batch import Example, Extra, pixel_values
+from finesight.core.ports import ImagePort, Ports
 from finesight.core.sample import Message, Sample
 from finesight.data.encode import encode_prompt
 from finesight.data.encoded import encode_all
-from finesight.data.lengths import Limit, without_turns
+from finesight.data.lengths import EncodedText, Limit, without_turns
 from finesight.data.passes.passing import Means
 from finesight.data.pictures.load import Picture, load_picture, resize
 from finesight.data.pictures.mirrors import mirrors_allowed
@@ -55,7 +55,11 @@ class ExampleSet:
             samples, ports, policy, limit or Limit(), answering, name, means or Means(), flip
         )
         self.ports, self._limit, self._transform, self._seed = ports, limit or Limit(), transform, seed
-        self._bounds = np.concatenate([[0], np.cumsum(self._found["lengths"], dtype=np.int64)])
+        self._bounds = np.concatenate([[0], np.cumsum(self._found["written"], dtype=np.int64)])
+        if ports.encoder is not None:
+            self._source_bounds = np.concatenate(
+                [[0], np.cumsum(self._found["source_lengths"], dtype=np.int64)]
+            )
         self._kept: dict[int, tuple[Sample, tuple[Picture, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,7 +88,7 @@ class ExampleSet:
     @cached_property
     def tokens(self) -> int:
         """Number of tokens of all examples."""
-        return int(self._bounds[-1])
+        return int(self.lengths.sum(dtype=np.int64))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -108,9 +112,14 @@ class ExampleSet:
     def _example(self, index: int, transform: PictureTransform | None, epoch: int) -> Example:
         place = slice(*self._bounds[index : index + 2])
         sample, loaded = self._kept.get(index) or self._loaded(index)
-        pictures = prepare_pictures(sample, self.ports, transform, self._seed, epoch, loaded)
         tokens, targets = (np.asarray(self._found[name][place]) for name in ("tokens", "targets"))
-        return Example(sample.id, tokens, targets, pictures)
+        text = EncodedText(tokens, targets, source=self._source(index))
+        return example_of(sample, text, self.ports, transform, self._seed, epoch, loaded)
+
+    def _source(self, index: int) -> np.ndarray | None:
+        if self.ports.encoder is None:
+            return None
+        return np.asarray(self._found["sources"][slice(*self._source_bounds[index : index + 2])])
 
     def _loaded(self, index: int) -> tuple[Sample, tuple[Picture, ...]]:
         """Sample `index` and its decoded pictures, kept where those of all samples would fit if they were as large."""
@@ -124,9 +133,10 @@ class ExampleSet:
         return sample, pictures
 
     def prompt(self, index: int) -> np.ndarray:
-        """Tokens of the question of sample `index`, ending where the model is to answer."""
-        words = without_turns(self.samples.words(index), int(self._found["dropped"][index]))
-        return encode_prompt(words, self.ports)
+        """Tokens of the question of sample `index`, ending where the model is to answer; what an encoder reads."""
+        sized = self.ports.image is not None and self.ports.image.sized
+        sample = self.samples[index] if sized else self.samples.words(index)
+        return encode_prompt(without_turns(sample, int(self._found["dropped"][index])), self.ports)
 
 
 def _render_elsewhere(messages: Sequence[Message], ask: bool) -> str:
@@ -146,21 +156,64 @@ def prepare_pictures(
     epoch: int = 0,
     loaded: Sequence[Picture] | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """The one way from a sample's encoded pictures to what a model gets, for training, evaluation and answers alike.
+    """The one way from a sample's encoded pictures to pixels, uint8 (C, H, W), in training, evaluation and answers.
 
+    They have the size that the model's port squashes to, or their own where a processor of the model comes after.
     `loaded`: the same pictures, where they are decoded already.
     """
     port = ports.image
     prepared = []
     for number, decoded in enumerate(load_pictures(sample) if loaded is None else loaded):
         assert port is not None  # encode refuses pictures for a model that takes none
+        squashed = isinstance(port, ImagePort)
+        width, height = (port.width, port.height) if isinstance(port, ImagePort) else decoded.size
         picture: Picture | PillowImage = decoded
         if transform is not None:
             key = seed, epoch, f"{sample.id}/{number}" if number else sample.id
-            enough = 2 * port.width, 2 * port.height
+            enough = (2 * width, 2 * height) if squashed else (width, height)
             picture = transform(decoded.image, key, enough, mirrors_allowed(sample, transform.settings.flip))
-        prepared.append(resize(picture, port.height, port.width, port.resample))
+        if isinstance(port, ImagePort):
+            prepared.append(resize(picture, height, width, port.resample))
+        elif picture.size != (width, height):  # its tokens were counted for the size that it came with
+            prepared.append(resize(picture, height, width, "bicubic"))
+        else:
+            pixels = picture.pixels if isinstance(picture, Picture) else np.asarray(picture)
+            prepared.append(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     return tuple(prepared)
+
+
+def example_of(
+    sample: Sample,
+    text: EncodedText,
+    ports: Ports,
+    transform: PictureTransform | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    loaded: Sequence[Picture] | None = None,
+) -> Example:
+    """The example of a sample, without the turns that `text` has dropped; pictures as `prepare_pictures` makes them."""
+    pictures = prepare_pictures(sample, ports, transform, seed, epoch, loaded)
+    extras = extras_of(pictures, ports, text.tokens, text.targets)
+    return Example(sample.id, text.tokens, text.targets, extras, text.source)
+
+
+def extras_of(
+    pictures: Sequence[np.ndarray], ports: Ports, tokens: np.ndarray, targets: np.ndarray | None = None
+) -> Mapping[str, Extra]:
+    """The model's inputs beside the tokens (T,) of a sample, from its pictures; without `targets` it is asked."""
+    port = ports.image
+    if port is None:
+        return {}
+    if isinstance(port, ImagePort):
+        return pixel_values(pictures)
+    extras = port.prepare(pictures) if pictures else {}
+    return {**extras, **port.along(tokens, targets, extras)}
+
+
+def asked(sample: Sample, ports: Ports) -> tuple[np.ndarray, Mapping[str, Extra]]:
+    """What the model is asked with: the tokens of the sample's prompt, and its other inputs."""
+    tokens = encode_prompt(sample, ports)
+    return tokens, extras_of(prepare_pictures(sample, ports), ports, tokens)
 
 
 def transform_of(settings: Transforms) -> PictureTransform | None:

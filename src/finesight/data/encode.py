@@ -4,36 +4,20 @@ T tokens of the example. `targets[t]` holds what the logits at position t must p
 token belongs to an answer (its end token included), else IGNORE.
 """
 
-import bisect
-import hashlib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
-from finesight.core.sample import Image, Message, Sample, Text
-from finesight.data.lengths import Limit, TooLong, droppable, without_turns
-
-
-@dataclass(frozen=True)
-class EncodedText:
-    """Tokens and targets of one sample, int32 of shape (T,).
-
-    `dropped` turns (and their pictures) were left out from the start: `lengths.without_turns` gives the sample that the
-    tokens are of. `note` says what was done to a sample that was too long, for the list of them; empty where nothing.
-    """
-
-    tokens: np.ndarray
-    targets: np.ndarray
-    dropped: int = 0
-    note: str = ""
+from finesight.core.sample import Sample
+from finesight.data.control import check_words, decode, end_ids, render, same_words, short
+from finesight.data.encode_apart import encode_apart, encode_question
+from finesight.data.lengths import EncodedText, Limit, droppable, fewest, told, too_long, without_turns
+from finesight.data.pictures.load import size_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +33,8 @@ class _Span:
 @dataclass(frozen=True)
 class _Written:
     """A sample as the model reads it: the text as the template writes it (`plain`), with its placeholders repeated
-    (`text`), its tokens, and the characters of `text` that each stands for.
+    (`text`), its tokens, and the characters of `text` that each stands for. `growth[k]` characters were added by
+    the first k placeholders.
     """
 
     plain: str
@@ -57,12 +42,10 @@ class _Written:
     tokens: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    growth: tuple[int, ...]
 
 
 _AS_IT_IS = Limit()
-_SHORTEN = (
-    "shorten it, choose another `data.on_long`, raise `data.max_tokens` or use a model with a longer context"
-)
 
 
 def encode(sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bool = False) -> EncodedText:
@@ -75,7 +58,9 @@ def encode(sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bo
     its last answer. A picture is never cut, and of an answer that was cut the end is not learned: the model would learn
     to stop in the midst of what it has to say.
     """
-    _check(sample, ports)
+    check_words(sample, ports)
+    if ports.encoder is not None:
+        return encode_apart(sample, ports, ports.encoder, limit, answering)
     if answering and sample.messages[-1].role == "user":
         return _fitted_prompt(sample, ports, limit)
     if not any(turn.role == "assistant" and turn.learn for turn in sample.messages):
@@ -86,31 +71,34 @@ def encode(sample: Sample, ports: Ports, limit: Limit = _AS_IT_IS, answering: bo
     written = _write(sample, ports, most)
     length = None if written is None else len(written.tokens)
     if written is not None and len(written.tokens) <= most:
-        return EncodedText(
-            written.tokens, _targets(written, _spans(written.plain, sample, ports), sample, ports)
-        )
+        return EncodedText(written.tokens, _targets(written, _spans(written, sample, ports), sample, ports))
     if limit.on_long == "drop_turns":
-        dropped = _fewest(droppable(sample), lambda item: _write(item, ports, most), most, sample)
+        dropped = fewest(sample, droppable(sample), lambda item: _fits(_write(item, ports, most), most))
         if dropped is not None:
             shorter = without_turns(sample, dropped)
             found = encode(shorter, ports, limit)
-            note = f"{dropped} turns left out from the start: {_told('sample', length, most)}"
+            note = f"{dropped} turns left out from the start: {told('sample', length, most)}"
             return replace(found, dropped=dropped, note=note)
     if limit.on_long == "cut_answer" and written is not None:
         cut = _cut(written, most, sample, ports)
         if cut is not None:
             return cut
-    raise _too_long("sample", length, most, sample)
+    raise too_long("sample", length, most, sample)
 
 
 def encode_prompt(sample: Sample, ports: Ports) -> np.ndarray:
-    """Tokens (int32, shape (T,)) of all turns before the last answer, ending where the model is to answer."""
-    _check(sample, ports)
+    """Tokens (int32, shape (T,)) of all turns before the last answer, ending where the model is to answer.
+
+    Of an encoder–decoder they are what its encoder reads.
+    """
+    check_words(sample, ports)
+    if ports.encoder is not None:
+        return encode_question(sample, ports, ports.encoder)
     most = ports.context - 1  # an answer has one token at least
     written = _write_prompt(sample, ports, most)
     if written is None or len(written.tokens) > most:
-        raise _too_long("question", None if written is None else len(written.tokens), most, sample)
-    return written.tokens
+        raise too_long("question", None if written is None else len(written.tokens), most, sample)
+    return np.append(written.tokens, np.array(ports.asked_ids, dtype=np.int32))
 
 
 def _fitted_prompt(sample: Sample, ports: Ports, limit: Limit) -> EncodedText:
@@ -119,61 +107,45 @@ def _fitted_prompt(sample: Sample, ports: Ports, limit: Limit) -> EncodedText:
     written, dropped, note = _write_prompt(sample, ports, most), 0, ""
     length = None if written is None else len(written.tokens)
     if (length is None or length > most) and limit.on_long == "drop_turns":
-        fewest = _fewest(
-            droppable(sample, ask=True), lambda item: _write_prompt(item, ports, most), most, sample
+        few = fewest(
+            sample, droppable(sample, ask=True), lambda item: _fits(_write_prompt(item, ports, most), most)
         )
-        if fewest is not None:
-            dropped, written = fewest, _write_prompt(without_turns(sample, fewest), ports, most)
-            note = f"{dropped} turns left out from the start: {_told('question', length, most)}"
+        if few is not None:
+            dropped, written = few, _write_prompt(without_turns(sample, few), ports, most)
+            note = f"{dropped} turns left out from the start: {told('question', length, most)}"
     if written is None or len(written.tokens) > most:
-        raise _too_long("question", length, most, sample)
+        raise too_long("question", length, most, sample)
     tokens = written.tokens
     return EncodedText(tokens, np.full(len(tokens), IGNORE, dtype=np.int32), dropped, note)
 
 
-def _told(what: str, length: int | None, most: int) -> str:
-    return (
-        f"the {what} has {f'more than {most}' if length is None else length} tokens, the model takes {most}"
-    )
-
-
-def _too_long(what: str, length: int | None, most: int, sample: Sample) -> TooLong:
-    return TooLong(_told(what, length, most), str(sample.origin), _SHORTEN)
-
-
-def _fewest(
-    choices: Sequence[int], write: Callable[[Sample], _Written | None], most: int, sample: Sample
-) -> int | None:
-    """The fewest turns to leave out so that the sample fits; the more are left out, the shorter it is."""
-
-    def fits(dropped: int) -> bool:
-        written = write(without_turns(sample, dropped))
-        return written is not None and len(written.tokens) <= most
-
-    at = bisect.bisect_left(choices, True, key=fits)
-    return choices[at] if at < len(choices) else None
+def _fits(written: "_Written | None", most: int) -> bool:
+    return written is not None and len(written.tokens) <= most
 
 
 def _write(sample: Sample, ports: Ports, most: int) -> _Written | None:
     """The whole sample; None where its characters are more than `most` tokens can stand for."""
-    plain = _render(sample.messages, False, sample, ports)
-    return _tokenised(plain, _expand(plain, ports, sample), ports, most)
+    plain = render(sample.messages, False, sample, ports)
+    return _tokenised(plain, sample, ports, most)
 
 
 def _write_prompt(sample: Sample, ports: Ports, most: int) -> _Written | None:
     """The turns before the last answer, ending where the model is to answer."""
     turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
-    plain = _render(turns, True, sample, ports)
-    return _tokenised(plain, _expand(plain, ports, replace(sample, messages=turns)), ports, most)
+    plain = render(turns, True, sample, ports)
+    return _tokenised(plain, replace(sample, messages=turns), ports, most)
 
 
-def _tokenised(plain: str, text: str, ports: Ports, most: int) -> _Written | None:
+def _tokenised(plain: str, sample: Sample, ports: Ports, most: int) -> _Written | None:
+    text, growth = _expand(plain, ports, sample)
     if len(text) > most * _longest_token(ports):
         return None  # not to spend a minute on a row of a hundred megabytes
     encoding = ports.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = np.asarray(encoding["input_ids"], dtype=np.int32)
     starts, ends = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    return _Written(plain, text, tokens, starts, ends)
+    if ports.first_id is not None:
+        tokens[0] = ports.first_id
+    return _Written(plain, text, tokens, starts, ends, growth)
 
 
 @lru_cache(maxsize=8)
@@ -208,7 +180,7 @@ def _cut(written: _Written, most: int, sample: Sample, ports: Ports) -> EncodedT
     prompt = _write_prompt(sample, ports, most) if last.role == "assistant" and last.learn else None
     if prompt is None or len(prompt.tokens) >= most:
         return None
-    spans = _spans(written.plain, sample, ports)
+    spans = _spans(written, sample, ports)
     targets = _targets(written, spans, sample, ports)
     answer = _learned(written, spans[-1], sample, ports)[:-1]
     kept = int((answer < most).sum())
@@ -219,8 +191,8 @@ def _cut(written: _Written, most: int, sample: Sample, ports: Ports) -> EncodedT
     end = int(answer[kept - 1]) + 1
     targets = targets[:end].copy()
     targets[-1] = IGNORE  # what comes next was cut off
-    told = _told("sample", len(written.tokens), most)
-    note = f"the answer is cut after {kept} of {len(answer)} tokens: {told}"
+    why = told("sample", len(written.tokens), most)
+    note = f"the answer is cut after {kept} of {len(answer)} tokens: {why}"
     return EncodedText(written.tokens[:end].copy(), targets, 0, note)
 
 
@@ -228,7 +200,7 @@ def _to_its_end(
     inside: np.ndarray, tokens: np.ndarray, text: str, span: _Span, sample: Sample, ports: Ports
 ) -> np.ndarray:
     """Positions of the tokens of an answer up to its end token, after which the model's output is not read."""
-    ends = _end_ids(ports)
+    ends = end_ids(ports)
     closing = next((at for at, token in enumerate(tokens[inside].tolist()) if token in ends), None)
     if closing is None:
         raise DataError(
@@ -237,94 +209,35 @@ def _to_its_end(
             "use a model whose chat template closes the assistant's turn",
         )
     learned = inside[: closing + 1]
-    decoded = _decode(tokens[learned], ports)
+    decoded = decode(tokens[learned], ports)
     if not text.startswith(decoded, span.begin):  # a decoder may drop a blank that comes first
-        before, through = _decode(tokens[: learned[0]], ports), _decode(tokens[: learned[-1] + 1], ports)
+        before, through = decode(tokens[: learned[0]], ports), decode(tokens[: learned[-1] + 1], ports)
         decoded = through.removeprefix(before)
-    if learned[0] == 0 or not text.startswith(decoded, span.begin) or span.answer not in decoded:
+    exact = text.startswith(decoded, span.begin) and span.answer in decoded
+    closed = decode(tokens[learned[-1:]], ports)
+    if learned[0] == 0 or not (exact or same_words(decoded, span.answer, closed, ports)):
         raise DataError(
-            f"the tokens to learn read {_short(decoded)}, the answer is {_short(span.answer)}",
+            f"the tokens to learn read {short(decoded)}, the answer is {short(span.answer)}",
             str(sample.origin),
             "this tokenizer or chat template cannot write it as it stands: change the text, or use another model",
         )
     return learned
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 200 else f"{text[:200]}…")
-
-
-def _decode(tokens: np.ndarray, ports: Ports) -> str:
-    text: str = ports.tokenizer.decode(
-        tokens.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return text
-
-
-@lru_cache(maxsize=8)
-def _end_ids(ports: Ports) -> frozenset[int]:
-    """Ids of the tokens that may close an answer: the model's end tokens, or any control token."""
-    return _control_tokens(ports)[0] | frozenset(ports.end_ids)
-
-
-@lru_cache(maxsize=8)
-def _control_tokens(ports: Ports) -> tuple[frozenset[int], re.Pattern[str] | None]:
-    """Ids of the tokens that no person's text may be read as, and a pattern that finds them in text."""
-    added: dict[int, Any] = ports.tokenizer.added_tokens_decoder
-    named = {number: token.content for number, token in added.items() if token.special}
-    if ports.image is not None:
-        named[ports.image.placeholder_id] = ports.image.placeholder
-    ids = frozenset(named) | frozenset(ports.tokenizer.all_special_ids)
-    words = {word for word in [*named.values(), *ports.tokenizer.all_special_tokens] if word}
-    longest_first = sorted(words, key=len, reverse=True)
-    return ids, re.compile("|".join(map(re.escape, longest_first))) if words else None
-
-
-_WORDS_OF = {"user": "question", "assistant": "answer", "system": "system message"}
-
-
-def _check(sample: Sample, ports: Ports) -> None:
-    """What no model, or this one, can read: words that would turn into a special token or a placeholder, sounds."""
-    if sample.messages[0].role == "assistant":
-        raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
-    if sample.sounds:
-        raise DataError("this model takes no sounds", str(sample.origin), "use a model that does")
-    pattern = _control_tokens(ports)[1]
-    for turn in sample.messages:
-        found = pattern.search(turn.text) if pattern else None
-        if found:
-            words = _WORDS_OF[turn.role]
-            raise DataError(
-                f"the {words} contains `{found[0]}`, which this model reads as a control token",
-                str(sample.origin),
-                "change the text of this row",
-            )
-
-
-def _render(turns: Sequence[Message], ask: bool, sample: Sample, ports: Ports) -> str:
-    try:
-        return ports.render(turns, ask)
-    except TemplateError as error:
-        what = f"the chat template refuses these turns: {error}"
-        raise DataError(
-            what, str(sample.origin), "change the turns, or use a model with another template"
-        ) from error
-
-
-def _spans(whole: str, sample: Sample, ports: Ports) -> list[_Span]:
+def _spans(written: _Written, sample: Sample, ports: Ports) -> list[_Span]:
     """Where the answers stand in the whole text, once its placeholders are repeated.
 
     An answer begins where the model is asked for it (the turns before, rendered with a generation prompt) and ends
     where its rendered turn does: found by rendering prefixes, so that any chat template serves. A template may write
     more at the end of the last turn than of the others (Phi-3 does); what both have in common is the turn's.
     """
-    spans = []
+    whole, spans = written.plain, []
     for number, turn in enumerate(sample.messages):
         if turn.role != "assistant":
             continue
-        before = _render(sample.messages[:number], True, sample, ports)
+        before = render(sample.messages[:number], True, sample, ports)
         last = number == len(sample.messages) - 1
-        through = whole if last else _render(sample.messages[: number + 1], False, sample, ports)
+        through = whole if last else render(sample.messages[: number + 1], False, sample, ports)
         answer = turn.text.strip()
         if not through.startswith(before) or not whole.startswith(before):
             what = "the chat template does not write turns one after another, so answers cannot be told from questions"
@@ -333,64 +246,55 @@ def _spans(whole: str, sample: Sample, ports: Ports) -> list[_Span]:
             both = enumerate(zip(through, whole, strict=False))
             through = whole[: next(at for at, (one, other) in both if one != other)]
         if not through[len(before) :].lstrip().startswith(answer):
-            written, wanted = _short(whole[len(before) :]), _short(answer)
-            what = f"the chat template changes the answer: it writes {written} for {wanted}"
+            wrote, wanted = short(whole[len(before) :]), short(answer)
+            what = f"the chat template changes the answer: it writes {wrote} for {wanted}"
             raise DataError(
                 what, str(sample.origin), "change the text, or use a model with another chat template"
             )
         # repeated placeholders move what follows them
-        begin, end = (len(text) + _growth(text, ports) for text in (before, through))
+        begin, end = (len(text) + _growth(text, written, ports) for text in (before, through))
         spans.append(_Span(begin, end, answer, turn.learn))
     return spans
 
 
-def _growth(text: str, ports: Ports) -> int:
+def _growth(text: str, written: _Written, ports: Ports) -> int:
     """Characters that repeating the placeholders of `text` adds."""
-    if ports.image is None:
+    if ports.image is None or not ports.image.placeholder:
         return 0
-    return (
-        text.count(ports.image.placeholder)
-        * len(ports.image.placeholder)
-        * (ports.image.tokens_per_image - 1)
-    )
+    return written.growth[text.count(ports.image.placeholder)]
 
 
-def _expand(rendered: str, ports: Ports, sample: Sample) -> str:
-    """Each placeholder repeated for its visual tokens; their number must be that of the pictures."""
-    if ports.image is None:
-        if sample.images:
+def _expand(rendered: str, ports: Ports, sample: Sample) -> tuple[str, tuple[int, ...]]:
+    """Each placeholder in the words of its picture, and the characters that the first of them have added.
+
+    There must be as many placeholders as pictures; or none, where the model sees pictures beside its text.
+    """
+    port, count = ports.image, len(sample.images)
+    if port is None:
+        if count:
             raise DataError("this model takes no pictures", str(sample.origin), "use a model that does")
-        return rendered
-    placeholder = ports.image.placeholder
-    found = rendered.count(placeholder)
-    if found != len(sample.images):
+        return rendered, (0,)
+    if port.most is not None and count > port.most:
+        what = f"the sample has {count} pictures, this model takes {port.most}"
+        raise DataError(what, str(sample.origin), "use a model that takes several, or leave pictures out")
+    if not port.placeholder:
+        if count == 0:
+            raise DataError(
+                "this model answers about a picture, and the sample has none",
+                str(sample.origin),
+                "give it one",
+            )
+        return rendered, (0,)
+    between = rendered.split(port.placeholder)
+    if len(between) - 1 != count:
         raise DataError(
-            f"the rendered turns have {found} picture placeholders, the sample {len(sample.images)} pictures",
+            f"the rendered turns have {len(between) - 1} picture placeholders, the sample {count} pictures",
             str(sample.origin),
             "check the chat template of the model",
         )
-    return rendered.replace(placeholder, placeholder * ports.image.tokens_per_image)
-
-
-def sample_digest(sample: Sample) -> bytes:
-    """A hash over all that an example is made from: words, pictures and references.
-
-    Pictures and sounds that were looked for and not read count by their files' names and sizes.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-
-    def add(kind: bytes, content: bytes) -> None:
-        digest.update(kind + len(content).to_bytes(8, "little") + content)
-
-    for turn in sample.messages:
-        add(b"R" if turn.learn else b"r", turn.role.encode())
-        for part in turn.parts:
-            if isinstance(part, Text):
-                add(b"T", part.text.encode())
-                continue
-            add(b"I" if isinstance(part, Image) else b"S", part.data)
-            if part.file is not None and not part.data:
-                add(b"F", f"{part.file.size} {part.file.name}".encode())
-    for reference in sample.references:
-        add(b"A", reference.encode())
-    return digest.digest()
+    where = str(sample.origin)
+    sizes = [size_of(image.data, where) if port.sized else (1, 1) for image in sample.images]
+    words = port.words(sizes)
+    added = np.cumsum([0, *(len(word) - len(port.placeholder) for word in words)]).tolist()
+    text = between[0] + "".join(word + after for word, after in zip(words, between[1:], strict=True))
+    return text, tuple(added)

@@ -15,8 +15,8 @@ from finesight.core.batch import IGNORE
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.data.check import error_of, fault_of
-from finesight.data.encode import EncodedText, encode
-from finesight.data.lengths import Limit, TooLong, without_turns
+from finesight.data.encode import encode
+from finesight.data.lengths import EncodedText, Limit, TooLong, without_turns
 from finesight.data.passes.cache import Arrays, key_of
 from finesight.data.passes.passing import Means, Pass, Piece
 from finesight.data.pictures.mirrors import Flip, mirrors_allowed
@@ -25,6 +25,8 @@ from finesight.data.sets import SampleSet
 
 _PATIENCE = 20.0
 """Seconds of work that are not worth the start of worker processes: each must import the tokenizer's library."""
+_COLUMNS = 2
+"""Raised whenever other columns are kept."""
 _MANY = 4000
 """Samples that may take longer than that."""
 
@@ -39,6 +41,11 @@ class _Encode:
     answering: bool
     flip: Flip
 
+    @property
+    def sized(self) -> bool:
+        """Whether a picture's file must be read for the number of its tokens."""
+        return self.ports.image is not None and self.ports.image.sized
+
     def __call__(self, rows: range) -> Piece:
         texts: list[EncodedText] = []
         kept: list[int] = []
@@ -47,7 +54,7 @@ class _Encode:
         for index in rows:
             origin = self.samples.origin(index)
             try:
-                words = self.samples.words(index)
+                words = self.samples[index] if self.sized else self.samples.words(index)
                 text = encode(words, self.ports, self.limit, self.answering)
             except DataError as error:
                 if isinstance(error, TooLong) and self.limit.on_long == "skip":
@@ -71,12 +78,20 @@ def _columns(kept: Sequence[int], texts: Sequence[EncodedText]) -> dict[str, np.
     none = np.empty(0, dtype=np.int32)
     return {
         "kept": np.array(kept, dtype=np.int64),
-        "lengths": np.array([len(text.tokens) for text in texts], dtype=np.int32),
+        "lengths": np.array([len(text.tokens) + _read(text) for text in texts], dtype=np.int32),
+        "written": np.array([len(text.tokens) for text in texts], dtype=np.int32),
         "supervised": np.array([(text.targets != IGNORE).sum() for text in texts], dtype=np.int32),
         "dropped": np.array([text.dropped for text in texts], dtype=np.int32),
         "tokens": np.concatenate([none, *(text.tokens for text in texts)]),
         "targets": np.concatenate([none, *(text.targets for text in texts)]),
+        "source_lengths": np.array([_read(text) for text in texts], dtype=np.int32),
+        "sources": np.concatenate([none, *(text.source for text in texts if text.source is not None)]),
     }
+
+
+def _read(text: EncodedText) -> int:
+    """Tokens that an encoder reads."""
+    return 0 if text.source is None else len(text.source)
 
 
 def encode_all(
@@ -91,13 +106,14 @@ def encode_all(
 ) -> tuple[SampleSet, Arrays]:
     """The samples that can be used, and by sample (N,) the `lengths` of its tokens, how many of them are `supervised`,
     how many turns were `dropped`, and whether its words keep its pictures `unmirrored` where mirrors are asked for
-    (`flip`); `tokens` and `targets` (T,) are those of one sample after another.
+    (`flip`); `tokens` and `targets` (T,) are those of one sample after another, of which each has `written` many.
+    `sources` are in the same way what encoders read, `source_lengths` many tokens of each sample.
 
     Faults go to the policy, which may raise. `name` is what messages call the set. Raises DataError where no sample
     is left.
     """
     task = _Encode(samples, ports, limit, answering, flip)
-    key = key_of(samples.fingerprint, ports.fingerprint, limit, answering, flip)
+    key = key_of(samples.fingerprint, ports.fingerprint, limit, answering, flip, _COLUMNS)
     source = f"{samples.row(0)[0].reader.file} {name}"
     if means.jobs and len(samples) > _MANY and not can_be_sent(ports):
         means.notices.add("fallback", "this tokenizer cannot be sent to other processes: encoded in one")

@@ -16,7 +16,7 @@ from finesight.config.sources import Source
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin, Sample
 from finesight.data.check import Checking, Part, check_source, hashed, stamp_of
-from finesight.data.encode import sample_digest
+from finesight.data.digest import sample_digest
 from finesight.data.passes.cache import forget
 from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy

@@ -3,7 +3,7 @@
 B samples answered together, T tokens of the longest prompt.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,32 +11,51 @@ import torch
 from transformers import GenerationConfig
 
 from finesight.config.train import Generation
+from finesight.core.batch import Extra
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.prediction import Prediction
-from finesight.data.dataset import ExampleSet, prepare_pictures
-from finesight.data.loading.collate import collate_prompts
+from finesight.core.sample import Sample
+from finesight.data.dataset import ExampleSet, asked
+from finesight.data.loading.collate import collate_prompts, collate_sources
 from finesight.data.loading.loader import Told, tell
 from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
 from finesight.training.step import evaluating
+
+Asked = tuple[np.ndarray, Mapping[str, Extra]]
+"""A prompt's tokens (T,), and the model's other inputs."""
 
 
 def answer(
     model: Any,
     ports: Ports,
     prompts: Sequence[np.ndarray],
-    pictures: Sequence[np.ndarray],
+    extras: Sequence[Mapping[str, Extra]],
     config: GenerationConfig,
 ) -> list[str]:
-    """Answers to B prompts (token ids, each (T,)) with their pictures, uint8 (C, H, W), in order; without gradients."""
-    inputs = float_pictures(collate_prompts(prompts, pictures, ports.pad_id), ports.image)
+    """Answers to B prompts (token ids, each (T,)) with their other inputs, in order; without gradients.
+
+    Of an encoder–decoder the prompts are what its encoder reads.
+    """
+    if ports.encoder is not None:
+        inputs = collate_sources(prompts, ports.encoder.start, extras, ports.pad_id)
+    else:
+        inputs = collate_prompts(prompts, extras, ports.pad_id)
     device = next(model.parameters()).device
-    moved = {name: tensor.to(device) for name, tensor in inputs.items()}
+    moved = {name: tensor.to(device) for name, tensor in float_pictures(inputs, ports.image).items()}
     with torch.no_grad():
         produced = model.generate(**moved, generation_config=config)
-    fresh = produced[:, moved["input_ids"].shape[1] :]
+    begun = moved["input_ids" if ports.encoder is None else "decoder_input_ids"]
+    begun = begun[:, : begun.shape[1] - len(ports.asked_ids)]
+    fresh = produced[:, begun.shape[1] :] if _begins_with(produced, begun) else produced
     return [text.strip() for text in ports.tokenizer.batch_decode(fresh, skip_special_tokens=True)]
+
+
+def _begins_with(produced: torch.Tensor, begun: torch.Tensor) -> bool:
+    """Whether `generate` gave back what it was asked, which not every model does; the first token may be its own."""
+    length = begun.shape[1]
+    return produced.shape[1] >= length and bool((produced[:, 1:length] == begun[:, 1:]).all())
 
 
 def predict(
@@ -60,24 +79,42 @@ def predict(
     done = 0
     with evaluating(model):
         for chosen in _groups(order, batch_size):
-            asked = {index: found for index in chosen if (found := _asked(examples, index, policy))}
-            if asked:
-                prompts = [prompt for prompt, _ in asked.values()]
-                pictures = [picture for _, shown in asked.values() for picture in shown]
-                texts = answer(model, examples.ports, prompts, pictures, config)
-                answers |= dict(zip(asked, texts, strict=True))
+            told = {index: found for index in chosen if (found := _asked(examples, index, policy))}
+            for some in _together(told, examples.ports.pads):
+                prompts, extras = zip(*(told[index] for index in some), strict=True)
+                answers |= dict(
+                    zip(some, answer(model, examples.ports, prompts, extras, config), strict=True)
+                )
             done += len(chosen)
             if tick is not None:
                 tick(done)
     return [_prediction(examples, index, answers[index]) for index in sorted(answers)]
 
 
-def _asked(
-    examples: ExampleSet, index: int, policy: Told | None
-) -> tuple[np.ndarray, tuple[np.ndarray, ...]] | None:
-    """Prompt and pictures of a sample; None where it is bad."""
+def answer_all(model: Any, ports: Ports, samples: Sequence[Sample], config: GenerationConfig) -> list[str]:
+    """Answers to some samples, in their order; raises DataError for one that the model cannot be asked with."""
+    told = {index: asked(sample, ports) for index, sample in enumerate(samples)}
+    answers: dict[int, str] = {}
+    for some in _together(told, ports.pads):
+        prompts, extras = zip(*(told[index] for index in some), strict=True)
+        answers |= dict(zip(some, answer(model, ports, prompts, extras, config), strict=True))
+    return [answers[index] for index in range(len(samples))]
+
+
+def _together(told: Mapping[int, Asked], pads: bool) -> list[list[int]]:
+    """Samples that are answered together: all, or those whose prompts are equally long."""
+    if pads:
+        return [list(told)] if told else []
+    by_length: dict[int, list[int]] = {}
+    for index, (prompt, _) in told.items():
+        by_length.setdefault(len(prompt), []).append(index)
+    return list(by_length.values())
+
+
+def _asked(examples: ExampleSet, index: int, policy: Told | None) -> Asked | None:
+    """Prompt and other inputs of a sample; None where it is bad."""
     try:
-        return examples.prompt(index), prepare_pictures(examples.sample(index), examples.ports)
+        return asked(examples.sample(index), examples.ports)
     except DataError as error:
         tell(policy, examples.samples, index, error)
         return None

@@ -4,6 +4,7 @@ N supervised positions of a batch, in row-major order; V tokens in the vocabular
 `core.batch`.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,10 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from finesight.core.batch import IGNORE, Batch
-from finesight.core.ports import ImagePort
+from finesight.core.ports import ImagePort, PicturePort
+
+_NOT_FOR_MODELS = ("num_tiles",)
+"""Extras of which others are made."""
 
 _PRE_NORM_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer)
 """Decoder layers y = x + attention(norm(x)), then y + mlp(norm(y)): only the attention mixes positions."""
@@ -30,10 +34,12 @@ class SupervisedForward:
     where it is of a known form, right after its attention, which reads the keys and values of all rows.
     """
 
-    def __init__(self, model: nn.Module, image: ImagePort | None) -> None:
+    def __init__(self, model: nn.Module, image: PicturePort | None) -> None:
         self._model: Any = model
         self._image = image
         self._last = _last_layer(model)
+        takes = inspect.signature(type(model).forward).parameters
+        self._settings = {"use_cache": False} if "use_cache" in takes or "kwargs" in takes else {}
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (N, V) of a batch on the model's device."""
@@ -47,7 +53,7 @@ class SupervisedForward:
             else _rows_of_layer(last, keep)
         )
         with rows:
-            logits: Tensor = self._model(**inputs, use_cache=False).logits  # (N, V) or (1, N, V)
+            logits: Tensor = self._model(**inputs, **self._settings).logits  # (N, V) or (1, N, V)
         return logits.flatten(0, -2)
 
 
@@ -62,7 +68,9 @@ def _rows_of_head(head: nn.Module, keep: Tensor) -> Iterator[None]:
     """While open, `head` sees only the rows (N, H) of its input (B, T, H) that the mask `keep` (B, T) marks."""
 
     def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][keep], *arguments[1:])
+        hidden = arguments[0]
+        before = hidden.shape[1] - keep.shape[1]  # a captioner's pictures stand before its text
+        return (hidden[:, before:][keep], *arguments[1:])
 
     with _removed(head.register_forward_pre_hook(select)):
         yield
@@ -102,10 +110,10 @@ def _removed(handle: RemovableHandle) -> Iterator[None]:
         handle.remove()
 
 
-def float_pictures(inputs: Mapping[str, Tensor], image: ImagePort | None) -> dict[str, Tensor]:
+def float_pictures(inputs: Mapping[str, Tensor], image: PicturePort | None) -> dict[str, Tensor]:
     """Inputs with uint8 pictures (P, C, H, W) turned to floats on their device, as the processor would."""
-    ready = dict(inputs)
-    if image is not None and "pixel_values" in ready:
+    ready = {name: value for name, value in inputs.items() if name not in _NOT_FOR_MODELS}
+    if isinstance(image, ImagePort) and "pixel_values" in ready:
         levels = ready["pixel_values"]
         mean, std = (
             torch.tensor(value, device=levels.device).view(1, -1, 1, 1) for value in (image.mean, image.std)

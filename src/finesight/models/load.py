@@ -1,15 +1,17 @@
-"""Models from folders that `transformers` wrote, or from a hub id of the same layout."""
+"""Models of any family, from folders that `transformers` wrote, or from a hub id of the same layout."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig
 
 from finesight.core.errors import ModelError
 from finesight.core.ports import Ports
+from finesight.models.kinds import auto_class
 from finesight.models.ports import ports_of
+from finesight.models.processors import read_processor
 from finesight.models.quiet import no_progress_bars
 
 
@@ -28,14 +30,14 @@ def load_processor(place: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model can be read there: {_first_line(error)}", place, _cure(place)) from error
-    if config.model_type != "llava":
+    if auto_class(config) is None:
         raise ModelError(
-            f"it is of the family `{config.model_type}`, which cannot be used yet",
+            f"models of the family `{config.model_type}` do not answer in words",
             place,
-            "use a model of the LLaVA family",
+            "use an image-text-to-text model, a captioner, or a text model",
         )
     try:
-        return config, AutoProcessor.from_pretrained(place)
+        return config, read_processor(place, config)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"its processor cannot be read: {_first_line(error)}", place, _cure(place)
@@ -47,7 +49,7 @@ def load_model(place: str) -> LoadedModel:
     config, processor = load_processor(place)
     try:
         with no_progress_bars():
-            model, facts = AutoModelForImageTextToText.from_pretrained(
+            model, facts = auto_class(config).from_pretrained(
                 place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -57,7 +59,7 @@ def load_model(place: str) -> LoadedModel:
         raise ModelError(
             f"its weights do not fit its configuration ({'; '.join(wrong)})", place, "save the model again"
         )
-    return LoadedModel(model, processor, ports_of(processor, config))
+    return LoadedModel(model, processor, ports_of(processor, config, place))
 
 
 _WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -67,9 +69,7 @@ _WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys")
 def build_from_config(place: str) -> LoadedModel:
     """The model of a folder without weights (a checkpoint's skeleton), with random values."""
     config, processor = load_processor(place)
-    return LoadedModel(
-        AutoModelForImageTextToText.from_config(config), processor, ports_of(processor, config)
-    )
+    return LoadedModel(auto_class(config).from_config(config), processor, ports_of(processor, config, place))
 
 
 def _first_line(error: BaseException) -> str:

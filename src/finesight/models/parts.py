@@ -1,4 +1,4 @@
-"""The named parts of a model: what can be frozen and counted."""
+"""The named parts of a model: what can be frozen, wrapped and counted."""
 
 import re
 from collections.abc import Sequence
@@ -10,12 +10,37 @@ from torch import nn
 from finesight.config.model import PartName
 from finesight.core.errors import ModelError
 
-PREFIXES: dict[PartName, tuple[str, ...]] = {
-    "vision_tower": ("model.vision_tower.",),
-    "projector": ("model.multi_modal_projector.",),
-    "language_model": ("model.language_model.", "lm_head."),
+_WORDS: tuple[tuple[PartName, frozenset[str]], ...] = (
+    (
+        "projector",
+        frozenset(
+            "multi_modal_projector mm_projector connector merger deepstack_merger_list visual_merger qformer "
+            "query_tokens language_projection visual_projection vision_projection modality_projection aligner "
+            "embed_vision image_newline enc_to_dec_proj projector mlp_AR audio_projector perceiver resampler".split()
+        ),
+    ),
+    (
+        "vision_tower",
+        frozenset(
+            "vision_tower vision_model visual vision_encoder image_encoder image_tower vision_backbone vision "
+            "img_temporal_embedding".split()
+        ),
+    ),
+    ("audio_tower", frozenset("audio_tower audio_encoder audio_model speech_encoder".split())),
+)
+"""Words in parameter names by which `transformers` names the parts; the first that is found counts."""
+
+_ENCODERS: dict[str, tuple[str, PartName]] = {
+    "vision-encoder-decoder": ("encoder.", "vision_tower"),
+    "whisper": ("model.encoder.", "audio_tower"),
+    "speech-encoder-decoder": ("encoder.", "audio_tower"),
 }
-"""Beginnings of the parameter names of each part, in the LLaVA architecture."""
+"""Families whose pictures or sounds are read by what is just called encoder."""
+
+_WRAPPED = re.compile(
+    r"^base_model\.model\.|\.base_layer\b|\.modules_to_save\.[^.]+|\.original_module\b|\.lora_\w+(\.[^.]+)?"
+)
+"""What an adapter adds to the names of a model's parameters."""
 
 _AFTER_LAYERS = re.compile(r"^model\.vision_tower\.(?:.*\.)?(?:post_layernorm|head)\.")
 """What a vision tower does after its layers: LLaVA reads a layer's output, taken before it."""
@@ -31,16 +56,29 @@ class PartCount:
     trainable: int
 
 
-def part_of(name: str) -> PartName:
-    """The part that a parameter belongs to."""
-    for part, prefixes in PREFIXES.items():
-        if name.startswith(prefixes):
-            return part
-    raise ModelError(f"the parameter `{name}` belongs to no known part", "the model", "use a LLaVA model")
+def plain_name(name: str) -> str:
+    """A parameter's name as it is without an adapter."""
+    return _WRAPPED.sub("", name)
+
+
+def part_of(name: str, model_type: str = "") -> PartName:
+    """The part that a parameter belongs to, by its name; what belongs to no other is the language model's."""
+    begins, part = _ENCODERS.get(model_type, ("", "language_model"))
+    name = plain_name(name)
+    if begins and name.startswith(begins):
+        return part
+    words = set(name.split("."))
+    return next((part for part, known in _WORDS if words & known), "language_model")
+
+
+def _type_of(model: Any) -> str:
+    return str(model.config.model_type)
 
 
 def _unused(model: Any) -> set[str]:
     """Names of the parameters that no output depends on: those behind the vision layer that LLaVA reads."""
+    if _type_of(model) != "llava":
+        return set()
     chosen, layers = model.config.vision_feature_layer, model.config.vision_config.num_hidden_layers
     # hidden_states[k] is the output of k layers, from 0 to `layers`
     read = [index % (layers + 1) for index in ([chosen] if isinstance(chosen, int) else chosen)]
@@ -53,10 +91,20 @@ def _unused(model: Any) -> set[str]:
 
 
 def freeze(model: nn.Module, parts: Sequence[PartName]) -> list[str]:
-    """Freeze the parts, and what no output depends on; returns names of the latter."""
-    unused = _unused(model)
+    """Freeze the parts, and what no output depends on; returns names of the latter.
+
+    Raises ModelError for a part that the model does not have, and where nothing is left to learn.
+    """
+    unused, kind = _unused(model), _type_of(model)
+    there = {part_of(name, kind) for name, _ in model.named_parameters()}
+    absent = [part for part in parts if part not in there]
+    if absent:
+        have = ", ".join(sorted(there))
+        raise ModelError(
+            f"this model has no {', no '.join(absent)}", "model.freeze", f"its parts are: {have}"
+        )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in parts and name not in unused)
+        parameter.requires_grad_(part_of(name, kind) not in parts and name not in unused)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             "every part is frozen, so nothing can learn", "model.freeze", "leave one part out of the list"
@@ -67,8 +115,9 @@ def freeze(model: nn.Module, parts: Sequence[PartName]) -> list[str]:
 def count(model: nn.Module) -> dict[str, PartCount]:
     """Values and learning values of each part; a tied matrix counts once."""
     counts: dict[str, PartCount] = {}
+    kind = _type_of(model)
     for name, parameter in model.named_parameters():
-        part = part_of(name)
+        part = part_of(name, kind)
         so_far = counts.get(part, PartCount(0, 0))
         learning = parameter.numel() if parameter.requires_grad else 0
         counts[part] = PartCount(so_far.total + parameter.numel(), so_far.trainable + learning)

@@ -9,12 +9,10 @@ from finesight.config.recipe import Recipe
 from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
-from finesight.data.dataset import prepare_pictures
-from finesight.data.encode import encode_prompt
 from finesight.data.loading.workers import Workers
 from finesight.export.card import model_card
 from finesight.export.folder import save_folder
-from finesight.generation.predict import answer
+from finesight.generation.predict import answer_all
 from finesight.models.decoding import decoding
 from finesight.models.forward import SupervisedForward
 from finesight.models.load import load_model
@@ -69,6 +67,5 @@ def _sample(prepared: Prepared) -> Sample:
 
 
 def _answer(model: Any, sample: Sample, recipe: Recipe, ports: Ports) -> str:
-    prompt, pictures = encode_prompt(sample, ports), prepare_pictures(sample, ports)
     with evaluating(model):
-        return answer(model, ports, [prompt], pictures, decoding(recipe.generation, ports))[0]
+        return answer_all(model, ports, [sample], decoding(recipe.generation, ports))[0]

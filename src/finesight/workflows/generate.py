@@ -8,10 +8,8 @@ from finesight.config.recipe import Recipe
 from finesight.config.train import Generation
 from finesight.core.errors import DataError
 from finesight.core.sample import Image, Message, Origin, Sample, Text
-from finesight.data.dataset import prepare_pictures
-from finesight.data.encode import encode_prompt
 from finesight.data.samples import DEFAULT_PROMPT
-from finesight.generation.predict import answer
+from finesight.generation.predict import answer_all
 from finesight.models.decoding import decoding
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
@@ -46,9 +44,7 @@ def generate(
     answers: list[str] = []
     for at in range(0, len(samples), _TOGETHER):
         part = samples[at : at + _TOGETHER]
-        prompts = [encode_prompt(sample, ports) for sample in part]
-        pictures = [picture for sample in part for picture in prepare_pictures(sample, ports)]
-        answers += answer(model, ports, prompts, pictures, config)
+        answers += answer_all(model, ports, part, config)
     return [
         {"image": str(path), "prompt": sample.prompt, "answer": text}
         for path, sample, text in zip(images, samples, answers, strict=True)

@@ -11,12 +11,13 @@ from PIL import Image
 from finesight.config.recipe import Recipe
 from finesight.core.errors import DataError
 from finesight.core.events import Observer
+from finesight.core.ports import ImagePort, Ports
 from finesight.core.prediction import Comparison, Prediction, Score
 from finesight.core.rundir import RunDirectory
 from finesight.core.sample import Sample
-from finesight.data.dataset import ExampleSet, prepare_pictures
+from finesight.data.dataset import ExampleSet, load_pictures, prepare_pictures
 from finesight.data.loading.loader import tell
-from finesight.data.pictures.load import load_picture
+from finesight.data.pictures.load import load_picture, resize
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
 from finesight.evaluation.baselines import majority, nearest_picture
@@ -33,6 +34,8 @@ _THUMBNAIL = 192
 """Pixels of the longer side of a picture in the report."""
 
 _BASELINE_METRICS = ("exact_match", "token_f1")
+_COMPARED = 64
+"""Pixels a side of pictures that are compared, of a model that takes any size."""
 _MOST_NEIGHBOURS = 20_000
 """Training pictures that the nearest one is looked for among."""
 
@@ -111,7 +114,7 @@ def _baselines(
     answers = [sample.references[0] for sample, _ in known]
     guesses = {"majority": majority([sample.prompt for sample, _ in known], answers, predictions)}
     asked = list(_shown(samples, len(samples), train, None))
-    if all(len(pictures) == 1 for _, pictures in [*known, *asked]):
+    if known and all(len(pictures) == 1 for _, pictures in [*known, *asked]):
         pixels = [np.stack([pictures[0] for _, pictures in part]) for part in (known, asked)]
         guesses["nearest picture"] = nearest_picture(pixels[0], answers, pixels[1], predictions)
     return guesses
@@ -123,11 +126,19 @@ def _shown(
     """The words of the first `count` samples with their pictures as the model gets them, without those that are bad."""
     for index in range(count):
         try:
-            pictures = prepare_pictures(samples[index], train.ports)
+            sample = samples[index]
+            pictures = _compared(sample, train.ports)
         except DataError as error:
             tell(policy, samples, index, error)
         else:
             yield samples.words(index), pictures
+
+
+def _compared(sample: Sample, ports: Ports) -> tuple[np.ndarray, ...]:
+    """Pictures of a sample, all of one size: as the model gets them where it squashes them."""
+    if isinstance(ports.image, ImagePort):
+        return prepare_pictures(sample, ports)
+    return tuple(resize(picture, _COMPARED, _COMPARED, "bicubic") for picture in load_pictures(sample))
 
 
 def keep_pictures(
@@ -137,8 +148,9 @@ def keep_pictures(
 
     `samples` are those of the predictions.
     """
-    right = [index for index, item in enumerate(predictions) if _is_right(item)]
-    wrong = [index for index, item in enumerate(predictions) if not _is_right(item)]
+    shown = [index for index in range(len(predictions)) if samples.words(index).images]
+    right = [index for index in shown if _is_right(predictions[index])]
+    wrong = [index for index in shown if not _is_right(predictions[index])]
     half = limit // 2
     few_wrong = _spread(wrong, max(half, limit - len(right)))
     chosen = [*_spread(right, limit - len(few_wrong)), *few_wrong]

@@ -12,7 +12,7 @@ from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.core.view import View
 from finesight.data.check import hashed
-from finesight.data.dataset import prepare_pictures, transform_of
+from finesight.data.dataset import example_of, transform_of
 from finesight.data.encode import encode
 from finesight.data.inspection.leaks import Twice
 from finesight.data.inspection.survey import Bad
@@ -179,8 +179,7 @@ def examples_of(
         changed = transform if name == "train" else None
         encoded = encode(sample, ports, limit_of(recipe))
         sample = without_turns(sample, encoded.dropped)
-        pictures = prepare_pictures(sample, ports, changed, recipe.run.seed)
-        found.append(Example(sample.id, encoded.tokens, encoded.targets, pictures))
+        found.append(example_of(sample, encoded, ports, changed, recipe.run.seed))
     return found
 
 

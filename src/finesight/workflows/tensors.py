@@ -8,7 +8,7 @@ gives back the same bits.
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ from finesight.runtime.files import write_bytes
 SUFFIXES = (".safetensors", ".arrow", ".feather", ".parquet")
 _KEY = "finesight"
 """Key of the metadata, a JSON object, in all of these formats."""
-_BY_SAMPLE = ("input_ids", "attention_mask", "targets")
 
 
 @dataclass(frozen=True)
 class Fed:
-    """A batch as arrays. `ids` name the samples (B), `pictures` count the pictures of each."""
+    """A batch as arrays. `ids` name the samples (B), `pictures` count the pictures of each, or what the model's
+    processor makes of them; `counts` do so for each tensor that has not a row a sample.
+    """
 
     tensors: Mapping[str, np.ndarray]
     ids: tuple[str, ...]
     pictures: tuple[int, ...]
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def fed(examples: Sequence[Example], ports: Ports) -> Fed:
@@ -42,7 +44,14 @@ def fed(examples: Sequence[Example], ports: Ports) -> Fed:
     batch = collate(examples, ports.pad_id)
     tensors = {**float_pictures(batch.inputs, ports.image), "targets": batch.targets}
     arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors.items()}
-    return Fed(arrays, batch.ids, tuple(len(example.pictures) for example in examples))
+    items = {
+        name for example in examples for name, extra in example.extras.items() if extra.counts == "items"
+    }
+    counts = {
+        name: tuple(len(example.extras[name].array) if name in example.extras else 0 for example in examples)
+        for name in sorted(items & arrays.keys())
+    }
+    return Fed(arrays, batch.ids, counts.get("pixel_values", (0,) * len(examples)), counts)
 
 
 def check_place(path: Path) -> None:
@@ -102,10 +111,10 @@ def _arrow_bytes(table: Fed, about: Mapping[str, Any], suffix: str) -> bytes:
     """A row a sample: each tensor a column of lists, the pixels of all pictures of a sample in one."""
     import pyarrow as pa
 
-    ends = np.cumsum(table.pictures)
     columns: dict[str, Any] = {"id": pa.array(table.ids, pa.string())}
     for name, tensor in table.tensors.items():
-        rows = tensor if name in _BY_SAMPLE else np.split(tensor, ends[:-1])
+        counts = table.counts.get(name)
+        rows = tensor if counts is None else np.split(tensor, np.cumsum(counts)[:-1])
         flat = pa.array(tensor.reshape(-1))
         sizes = np.cumsum([0, *(row.size for row in rows)])
         columns[name] = pa.LargeListArray.from_arrays(pa.array(sizes, pa.int64()), flat)

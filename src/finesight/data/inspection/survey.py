@@ -16,7 +16,8 @@ from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.check import hashed
-from finesight.data.encode import encode, sample_digest
+from finesight.data.digest import sample_digest
+from finesight.data.encode import encode
 from finesight.data.lengths import Limit, TooLong
 from finesight.data.pictures.load import load_picture
 from finesight.data.pictures.phash import signature

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image as Pillow
 
 from finesight.core.batch import IGNORE
-from finesight.core.ports import ImagePort, Ports
+from finesight.core.ports import ImagePort, PicturePort, Ports
 from finesight.core.sample import Message, Sample, Text
 from finesight.core.view import Piece, Shown, View
 from finesight.data.dataset import prepare_pictures
-from finesight.data.encode import EncodedText, encode
-from finesight.data.lengths import Limit, without_turns
+from finesight.data.encode import encode
+from finesight.data.lengths import EncodedText, Limit, without_turns
 from finesight.data.pictures.load import load_picture
 from finesight.data.pictures.transforms import PictureTransform
 
@@ -102,13 +102,15 @@ def pieces(encoded: EncodedText, ports: Ports) -> tuple[Piece, ...]:
     return tuple(found)
 
 
-def _runs(tokens: Sequence[int], port: ImagePort | None) -> Iterator[tuple[int, int]]:
+def _runs(tokens: Sequence[int], port: PicturePort | None) -> Iterator[tuple[int, int]]:
     """First and last position of each token, those of one picture's placeholders together."""
     at = 0
     while at < len(tokens):
         last = at
         if port is not None and tokens[at] == port.placeholder_id:
-            end = min(len(tokens), at + port.tokens_per_image)
+            end = min(
+                len(tokens), at + (port.tokens_per_image if isinstance(port, ImagePort) else len(tokens))
+            )
             while last + 1 < end and tokens[last + 1] == port.placeholder_id:
                 last += 1
         yield at, last

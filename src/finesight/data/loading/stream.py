@@ -18,7 +18,7 @@ from finesight.core.batch import Batch, Example
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.core.sample import Origin
-from finesight.data.dataset import prepare_pictures
+from finesight.data.dataset import example_of
 from finesight.data.encode import encode
 from finesight.data.lengths import Limit, TooLong, without_turns
 from finesight.data.loading.loader import Told, Window, Windows, make_window, released
@@ -64,8 +64,7 @@ class StreamSet:
         if text.note:
             long.append((sample.origin, text.note))
         shown = without_turns(sample, text.dropped)
-        pictures = prepare_pictures(shown, self.ports, self.transform, self.seed, epoch)
-        return Example(sample.id, text.tokens, text.targets, pictures)
+        return example_of(shown, text, self.ports, self.transform, self.seed, epoch)
 
     def windows(
         self,

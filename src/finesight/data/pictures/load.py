@@ -43,12 +43,14 @@ from finesight.data.pictures import jpeg
 from finesight.data.pictures.colour import to_srgb
 from finesight.data.pictures.guard import Kind, PictureLimits, Refusal, inspect
 
-__all__ = ["DEFAULT_LIMITS", "Picture", "PictureLimits", "decode_base64", "load_picture", "resize"]
+__all__ = ["DEFAULT_LIMITS", "Picture", "PictureLimits", "decode_base64", "load_picture", "resize", "size_of"]
 
 DEFAULT_LIMITS: Final = PictureLimits()
 
 _ORIENTATION_TAG: Final = 0x0112
 _SHORT: Final = 3
+_LAST_UPRIGHT: Final = 4
+"""Orientations above this one lie on their side."""
 
 _FILTERS: Final[dict[Resample, Image.Resampling]] = {
     "nearest": Image.Resampling.NEAREST,
@@ -112,6 +114,25 @@ def load_picture(data: bytes, where: str, limits: PictureLimits = DEFAULT_LIMITS
         what = f"the picture cannot be decoded ({type(error).__name__}: {error})"
         mend = "the file is damaged or unusual: save it anew as PNG or JPEG, or leave the row out"
     # Raised outside the handler, because an error that is kept must not keep the pixels alive.
+    raise DataError(what, where, mend)
+
+
+def size_of(data: bytes, where: str, limits: PictureLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Width and height of the picture that `load_picture` would decode, read from the header of its file.
+
+    Raises DataError as `load_picture`, for a header that is broken.
+    """
+    try:
+        header = inspect(data, limits)
+        image = _READERS[header.kind](BytesIO(header.data))
+        limits.check(*image.size)
+        across, down = image.size
+        return (down, across) if _orientation(image) > _LAST_UPRIGHT else (across, down)
+    except Refusal as refusal:
+        what, mend = refusal.what, refusal.mend
+    except Exception as error:  # as in load_picture
+        what = f"the header of the picture cannot be read ({type(error).__name__}: {error})"
+        mend = "the file is damaged or unusual: save it anew as PNG or JPEG, or leave the row out"
     raise DataError(what, where, mend)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from finesight.config.sources import MessagesSource, ParquetSource, Source, TarSource, TextSource
 from finesight.core.errors import DataError
 from finesight.core.sample import Origin, Sample
-from finesight.data.encode import sample_digest
+from finesight.data.digest import sample_digest
 from finesight.data.pictures.load import load_picture
 from finesight.data.samples import RowSource, rows_of
 from finesight.data.shapes.values import cell, json_list
