@@ -102,7 +102,8 @@ def test_several_pictures_none_and_odd_numbers(suffix: str, tmp_path: Path) -> N
         "attention_mask": np.ones((3, 5), np.int64),
         "pixel_values": bits,
     }
-    one = Fed(tensors, ("a", 'é\n"', ""), (2, 0, 1))
+    counts = (2, 0, 1)
+    one = Fed(tensors, ("a", 'é\n"', ""), counts, {"pixel_values": counts})
     write_table(tmp_path / f"x{suffix}", one)
     same_bits(read_table(tmp_path / f"x{suffix}"), one)
     if suffix == ".parquet":

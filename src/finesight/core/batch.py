@@ -71,8 +71,8 @@ class Batch:
 
     `inputs` are keyword arguments of the model's forward: `input_ids` (B, T), `attention_mask` (B, T) and, where
     there are pictures, `pixel_values` (P, C, H, W), uint8 until the device turns them to floats, or what
-    the model's own processor makes of them. Of an encoder–decoder they are `decoder_input_ids` (B, T) and what its encoder reads, such
-    as `input_ids` and `attention_mask` (B, S).
+    the model's own processor makes of them. Of an encoder–decoder they are `decoder_input_ids` (B, T) and what its
+    encoder reads, such as `input_ids` and `attention_mask` (B, S).
     `targets` is (B, T) with IGNORE; `supervised` counts the others; `tokens` counts the positions that are not padding.
     """
 

@@ -40,10 +40,10 @@ class Family:
     """Facts of one model type.
 
     `template` is used where the processor has none; `<PICTURE>` in it stands for the processor's own placeholder.
-    `beside`: pictures stand in no text. `first` is the key of the (text) configuration whose token stands first in place
-    of the tokenizer's; `asked` names the tokenizer's token that a prompt is closed with, because `generate` takes the
-    last one off. Prompts of unlike lengths cannot be answered together unless it `pads`. `refused` says why it cannot be
-    used.
+    `beside`: pictures stand in no text. `first` is the key of the (text) configuration whose token stands first in
+    place of the tokenizer's; `asked` names the tokenizer's token that a prompt is closed with, because `generate` takes
+    the last one off. Prompts of unlike lengths cannot be answered together unless it `pads`. `refused` says why it
+    cannot be used.
     """
 
     template: str | None = None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
@@ -37,7 +38,7 @@ class SupervisedForward:
     def __init__(self, model: nn.Module, image: PicturePort | None) -> None:
         self._model: Any = model
         self._image = image
-        self._last = _last_layer(model)
+        self._last, self.head = _last_layer(model), output_embeddings(model)
         takes = inspect.signature(type(model).forward).parameters
         self._settings = {"use_cache": False} if "use_cache" in takes or "kwargs" in takes else {}
 
@@ -47,11 +48,7 @@ class SupervisedForward:
         keep = batch.targets != IGNORE
         # a checkpointed layer runs again in the backward pass, when the hooks are gone
         last = self._last if self._last is not None and not self._last.gradient_checkpointing else None
-        rows = (
-            _rows_of_head(self._model.get_output_embeddings(), keep)
-            if last is None
-            else _rows_of_layer(last, keep)
-        )
+        rows = _rows_of_head(self.head, keep) if last is None else _rows_of_layer(last, keep)
         with rows:
             logits: Tensor = self._model(**inputs, **self._settings).logits  # (N, V) or (1, N, V)
         return logits.flatten(0, -2)
@@ -61,6 +58,13 @@ def _last_layer(model: nn.Module) -> Any:
     """The last decoder layer, where its form is known."""
     layers = [layer for layer in model.modules() if isinstance(layer, _PRE_NORM_LAYERS)]
     return layers[-1] if layers else None
+
+
+def output_embeddings(model: nn.Module) -> nn.Module:
+    """The output embeddings; of a captioner, those of its text model."""
+    found = (part.get_output_embeddings() for part in model.modules() if isinstance(part, PreTrainedModel))
+    head: nn.Module = next(head for head in found if head is not None)
+    return head
 
 
 @contextmanager

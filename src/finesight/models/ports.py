@@ -69,14 +69,12 @@ class _Render:
     writer: Any
     begin: str
     joined: bool
-    template: str | None
     close: str = ""
 
     def __call__(self, messages: Sequence[Message], ask: bool) -> str:
         turns = as_conversation([self._closed(turn) for turn in messages], self.joined)
-        more = {} if self.template is None else {"chat_template": self.template}
-        text = str(self.writer.apply_chat_template(turns, add_generation_prompt=ask, tokenize=False, **more))
-        return text if text.startswith(self.begin) else self.begin + text
+        text = str(self.writer.apply_chat_template(turns, add_generation_prompt=ask, tokenize=False))
+        return text if self.begin in text else self.begin + text
 
     def _closed(self, turn: Message) -> Message:
         if not self.close or turn.role != "assistant":
@@ -114,7 +112,9 @@ def _picture_port(
         if family.beside or isinstance(processor, Pair)
         else str(getattr(processor, "image_token", None) or "")
     )
-    visual = tuple(number for number in getattr(processor, "image_token_ids", ()) if number is not None)
+    number = tokenizer_of(processor).convert_tokens_to_ids(token) if token else -1
+    named = (one for one in getattr(processor, "image_token_ids", ()) if one is not None)
+    visual = tuple(map(int, named)) or (number,)
     cls = class_of(config)
     names = frozenset(inspect.signature(cls.forward).parameters) if cls is not None else frozenset[str]()
     along = _along(family, names)
@@ -132,7 +132,6 @@ def _picture_port(
         (words,) = port.fixed
         each = words.count(token)
         if words == token * each:
-            number = tokenizer_of(processor).convert_tokens_to_ids(token)
             return replace(simple, placeholder=token, placeholder_id=number, tokens_per_image=each)
     return port
 
@@ -226,18 +225,19 @@ def _render_of(
     text_only = image is None
     for writer in (processor, tokenizer):
         if writer.chat_template:
-            return _Render(writer, _beginning(tokenizer), text_only, None)
+            begin = "" if family.template is not None else _beginning(tokenizer)
+            return _Render(writer, begin, text_only)
     if family.template is not None:
         placeholder = image.placeholder if image is not None else ""
         processor.chat_template = tokenizer.chat_template = family.template.replace("<PICTURE>", placeholder)
-        return _Render(tokenizer, "", False, None)
+        return _Render(tokenizer, "", False)
     if text_only:
         tokenizer.chat_template = PLAIN
         told = (
             "the model has no chat template: turns are written line by line, answers closed by its end token"
         )
         said.append(("template", told))
-        return _Render(tokenizer, _beginning(tokenizer), True, None)
+        return _Render(tokenizer, _beginning(tokenizer), True)
     what = (
         f"its processor has no chat template, and finesight knows none for the family `{config.model_type}`"
     )
@@ -290,11 +290,12 @@ def _encoder(tokenizer: Any, config: Any, image: Any) -> Encoder:
 
 
 def _fingerprint(tokenizer: Any, render: Any, image: Any, encoder: Encoder | None, first: int | None) -> str:
+    """Of all that makes an example. What a family does not have is left out, so that a new field changes no other's."""
     described: list[Any] = [tokenizer.backend_tokenizer.to_str()]
     if isinstance(render, _Render):
-        described += [render.template or render.writer.chat_template, render.close, render.begin]
+        described.append(render.writer.chat_template)
     if isinstance(image, ImagePort):
-        described.append(vars(image))
+        described.append({name: value for name, value in vars(image).items() if value is not None})
     elif image is not None:
         described += [
             image.image_processor.to_dict(),
@@ -303,5 +304,7 @@ def _fingerprint(tokenizer: Any, render: Any, image: Any, encoder: Encoder | Non
             image.kind,
         ]
     if encoder is not None:
-        described += [encoder.start, encoder.context]
-    return hashlib.sha256(json.dumps([*described, first], sort_keys=True, default=str).encode()).hexdigest()
+        described.append([encoder.start, encoder.context])
+    quirks = {"close": getattr(render, "close", ""), "first": first}
+    described += [quirks] if any(quirks.values()) else []
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()

@@ -16,7 +16,7 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.utils import cached_file
+from transformers.utils import PushToHubMixin, cached_file
 from transformers.utils.import_utils import is_torchvision_available
 
 
@@ -35,7 +35,7 @@ class Pair:
 
 
 @dataclass
-class NoVideo:
+class NoVideo(PushToHubMixin):  # type: ignore[misc]  # by it `to_dict` is found
     """Stands for a processor of videos, which needs torchvision, and keeps its settings for saving."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -43,6 +43,12 @@ class NoVideo:
     valid_kwargs: Any = transformers.processing_utils.VideosKwargs
     unused_input_names: tuple[str, ...] = ()
     _auto_class: None = None
+
+    def __getattr__(self, name: str) -> Any:
+        settings = self.__dict__.get("settings", {})
+        if name.startswith("__") or name not in settings:
+            raise AttributeError(name)
+        return settings[name]
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as they were read."""

@@ -105,6 +105,8 @@ def prepare(
     rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
     loaded = _model(recipe, samples.get("train"), head, tick)
+    for kind, text in loaded.ports.said:
+        notices.add(kind, text)
     frozen = freeze(loaded.model, recipe.model.freeze)
     if frozen:
         notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")

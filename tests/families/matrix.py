@@ -1,0 +1,321 @@
+"""What is asked of every model type, each question a function that raises AssertionError where the answer is no."""
+
+import copy
+import io
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from bodies import MAKERS
+from PIL import Image as Pillow
+from transformers.pytorch_utils import Conv1D
+
+from finesight.core.batch import IGNORE, Batch
+from finesight.core.sample import Image, Message, Origin, Sample, Text
+from finesight.data.dataset import asked, example_of
+from finesight.data.encode import encode
+from finesight.data.lengths import EncodedText
+from finesight.data.loading.collate import collate
+from finesight.generation.predict import answer_all
+from finesight.models.forward import SupervisedForward, float_pictures
+from finesight.models.kinds import auto_class
+from finesight.models.load import LoadedModel, load_model
+from finesight.training.step import loss_sum
+
+SIZES = ((40, 30), (17, 64), (64, 64))
+
+
+@dataclass(frozen=True)
+class Body:
+    """A tiny model that was saved and loaded again."""
+
+    name: str
+    folder: Path
+    loaded: LoadedModel
+
+    @property
+    def pictures(self) -> int | None:
+        """The most pictures that a sample may have."""
+        port = self.loaded.ports.image
+        return 0 if port is None else port.most
+
+
+def body(name: str, folder: Path) -> Body:
+    config, processor = MAKERS[name]()
+    torch.manual_seed(0)
+    model = auto_class(config).from_config(config)
+    with torch.no_grad():  # larger than a fresh model's, so that pictures and words make a difference
+        for name_, parameter in model.named_parameters():
+            if parameter.abs().max() == 0 and (parameter.ndim > 1 or "gate" in name_):
+                parameter.normal_(0, 0.5)
+            elif parameter.ndim > 1 and parameter.std() < 0.05:
+                parameter.mul_(0.06 / parameter.std())
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Body(name, folder, load_model(str(folder)))
+
+
+def picture(number: int, size: tuple[int, int]) -> Image:
+    levels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Pillow.fromarray(levels).save(buffer, "PNG")
+    return Image(buffer.getvalue())
+
+
+def samples(made: Body) -> list[Sample]:
+    """Three samples of unlike lengths and pictures."""
+    rows = [("what is it?", "a red bird"), ("is the boat blue?", "yes"), ("and the wall?", "white, not red")]
+    most = made.pictures
+    found = []
+    for number, (question, said) in enumerate(rows):
+        count = (1, 2, 1)[number] if most is None else most
+        shown = tuple(picture(10 * number + at, SIZES[(number + at) % 3]) for at in range(count))
+        turns = (Message("user", (*shown, Text(question))), Message("assistant", (Text(said),)))
+        found.append(Sample(f"s{number}", turns, (said,), Origin("rows.csv", number + 1)))
+    return found
+
+
+def batch_of(made: Body, rows: Sequence[Sample]) -> Batch:
+    ports = made.loaded.ports
+    return collate([example_of(row, encode(row, ports), ports) for row in rows], ports.pad_id)
+
+
+def learned(made: Body, text: EncodedText) -> str:
+    kept = text.targets[text.targets != IGNORE]
+    return str(made.loaded.ports.tokenizer.decode(kept.tolist(), skip_special_tokens=False))
+
+
+def words_are_exact(made: Body) -> None:
+    """What is learned reads as the answer and its end; the answer comes right after the prompt."""
+    ports = made.loaded.ports
+    for row in samples(made):
+        text = encode(row, ports)
+        said, ended = (
+            learned(made, text),
+            ports.tokenizer.decode([int(text.targets[text.targets != IGNORE][-1])]),
+        )
+        assert said.strip().replace(" ,", ",") == (row.references[0] + said[-len(ended) :]).strip() or (
+            "".join(said.split()) == "".join((row.references[0] + ended).split())
+        ), said
+        assert int(text.targets[text.targets != IGNORE][-1]) in ports.end_ids
+        prompt, _ = asked(row, ports)
+        if ports.encoder is None:
+            start = int(np.flatnonzero(text.targets != IGNORE)[0]) + 1
+            bare = prompt[: len(prompt) - len(ports.asked_ids)]
+            assert (text.tokens[: len(bare)] == bare).all() and len(bare) <= start
+
+
+def inputs_are_the_processors(made: Body) -> None:
+    """Tokens and pictures of a prompt are those that the model's own processor makes of the same turns."""
+    processor, ports = made.loaded.processor, made.loaded.ports
+    if ports.image is None or not ports.image.placeholder:
+        return
+    for row in samples(made):
+        tokens, extras = asked(row, ports)
+        shown = [Pillow.open(io.BytesIO(image.data)) for image in row.images]
+        text = ports.render(row.messages[:1], True)
+        if made.name == "paligemma":  # whose processor writes the rest itself
+            text = "<image>" * len(shown) + row.prompt
+        theirs = processor(images=[shown], text=[text], return_tensors="np", add_special_tokens=False)
+        if made.name != "blip-2":  # whose processor puts the pictures before the text by itself
+            assert theirs["input_ids"][0].tolist() == tokens.tolist()
+        for name, extra in extras.items():
+            if name == "num_tiles":
+                continue
+            wanted = np.asarray(theirs[name])
+            got = extra.array if extra.counts == "items" else extra.array[None]
+            ours = float_pictures({name: torch.from_numpy(got)}, ports.image)[name].numpy()
+            assert ours.shape == wanted.shape and np.abs(ours - wanted).max() < 1e-5, name
+
+
+def full_logits(made: Body, batch: Batch) -> torch.Tensor:
+    inputs = float_pictures(batch.inputs, made.loaded.ports.image)
+    logits = made.loaded.model(**inputs).logits
+    return logits[:, logits.shape[1] - batch.targets.shape[1] :]
+
+
+def loss_is_the_models_own(made: Body) -> None:
+    """The loss at supervised rows is that of all logits, and that which the model computes from labels."""
+    model, ports = made.loaded.model.eval(), made.loaded.ports
+    batch = batch_of(made, samples(made))
+    with torch.no_grad():
+        ours = float(loss_sum(SupervisedForward(model, ports.image)(batch), batch.targets)) / batch.supervised
+        rows = full_logits(made, batch)[batch.targets != IGNORE]
+        full = float(loss_sum(rows, batch.targets)) / batch.supervised
+        labels = batch.targets
+        if ports.encoder is None:  # the model shifts by one
+            labels = torch.cat([torch.full_like(labels[:, :1], IGNORE), labels[:, :-1]], 1)
+        theirs = _own_loss(made, batch, labels)
+    assert abs(ours - full) <= 1e-6 * max(1, full)
+    assert abs(ours - theirs) <= 2e-6 * max(1, theirs), (ours, theirs)
+
+
+def _own_loss(made: Body, batch: Batch, labels: torch.Tensor) -> float:
+    inputs = float_pictures(batch.inputs, made.loaded.ports.image)
+    if (
+        made.name == "blip"
+    ):  # smooths its labels, so its loss is another one: from its logits, shifted as it does
+        logits = made.loaded.model(**inputs).logits[:, :-1]
+        return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
+    return float(made.loaded.model(**inputs, labels=labels).loss)
+
+
+def batches_are_their_samples(made: Body) -> None:
+    """Logits of a sample are the same alone and beside longer ones."""
+    made.loaded.model.eval()
+    rows = samples(made)
+    with torch.no_grad():
+        together = full_logits(made, batch_of(made, rows))
+        for number, row in enumerate(rows):
+            batch = batch_of(made, [row])
+            alone = full_logits(made, batch)[0]
+            keep = batch.targets[0] != IGNORE
+            far = (together[number, : len(alone)][keep] - alone[keep]).abs().max()
+            assert far <= 1e-4, float(far)
+
+
+def pictures_matter(made: Body) -> None:
+    """Another picture moves the logits, and so do two pictures that change places."""
+    if not made.pictures and made.pictures is not None:
+        return
+    made.loaded.model.eval()
+    row = samples(made)[1 if made.pictures is None else 0]
+    question, *rest = row.messages
+    others = tuple(picture(90 + at, (40, 30)) for at in range(len(row.images)))
+    asked_text = question.parts[len(row.images) :]
+
+    def of(shown: Sequence[Image]) -> Sample:
+        return Sample(row.id, (Message("user", (*shown, *asked_text)), *rest), row.references, row.origin)
+
+    with torch.no_grad():
+        first = full_logits(made, batch_of(made, [of(others)]))
+        changed = full_logits(made, batch_of(made, [of((picture(70, (40, 30)), *others[1:]))]))
+        assert (first - changed).abs().max() > 1e-5
+        if len(others) > 1:
+            swapped = full_logits(made, batch_of(made, [of(others[::-1])]))
+            assert (first - swapped).abs().max() > 1e-5
+
+
+def learns(made: Body) -> None:
+    """The loss of a batch falls by half in a few steps."""
+    model = copy.deepcopy(made.loaded.model).train()
+    forward = SupervisedForward(model, made.loaded.ports.image)
+    batch = batch_of(made, samples(made))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(20):
+        loss = loss_sum(forward(batch), batch.targets) / batch.supervised
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0], losses
+
+
+def answers(made: Body) -> None:
+    """Greedy answers are the same alone and together, and those of plain `transformers`."""
+    from transformers import GenerationConfig
+
+    model, ports = made.loaded.model.eval(), made.loaded.ports
+    config = GenerationConfig(
+        max_new_tokens=6, do_sample=False, eos_token_id=list(ports.end_ids), pad_token_id=ports.pad_id
+    )
+    rows = samples(made)
+    together = answer_all(model, ports, rows, config)
+    alone = [answer_all(model, ports, [row], config)[0] for row in rows]
+    assert together == alone
+    assert _greedy(made, rows[0], 6) == alone[0]
+
+
+def _greedy(made: Body, row: Sample, count: int) -> str:
+    """The answer step by step from all logits, without a cache."""
+    ports = made.loaded.ports
+    prompt, extras = asked(row, ports)
+    tokens, source = prompt, None
+    if ports.encoder is not None:
+        tokens, source = np.array(ports.encoder.start, dtype=np.int32), prompt
+    elif ports.asked_ids:
+        tokens = prompt[: -len(ports.asked_ids)]
+    fresh: list[int] = []
+    from finesight.core.batch import Example
+    from finesight.data.dataset import extras_of, prepare_pictures
+
+    with torch.no_grad():
+        for _ in range(count):
+            whole = np.append(tokens, np.array(fresh, dtype=np.int32))
+            none = np.full(len(whole), IGNORE, dtype=np.int32)
+            told = none.copy()
+            if fresh:
+                told[len(tokens) - 1 : -1] = fresh
+            extras = extras_of(prepare_pictures(row, ports), ports, whole, told if fresh else None)
+            batch = collate([Example("x", whole, none, extras, source)], ports.pad_id)
+            chosen = int(full_logits(made, batch)[0, -1].argmax())
+            if chosen in ports.end_ids:
+                break
+            fresh.append(chosen)
+    return str(ports.tokenizer.decode(fresh, skip_special_tokens=True)).strip()
+
+
+def saves(made: Body) -> None:
+    """Saved and loaded again, the model gives the same logits."""
+    batch = batch_of(made, samples(made))
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        before = full_logits(made, batch)
+        made.loaded.model.save_pretrained(folder)
+        made.loaded.processor.save_pretrained(folder)
+        again = Body(made.name, Path(folder), load_model(folder))
+        again.loaded.model.eval()
+        assert again.loaded.ports.fingerprint == made.loaded.ports.fingerprint
+        assert (full_logits(again, batch_of(again, samples(again))) - before).abs().max() <= 1e-6
+
+
+def adapts(made: Body) -> None:
+    """An adapter learns, is saved, loaded and merged with the same logits."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    batch = batch_of(made, samples(made))
+    model = copy.deepcopy(made.loaded.model)
+    head = SupervisedForward(model, made.loaded.ports.image).head
+    targets = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, (torch.nn.Linear, Conv1D)) and part is not head
+    ]
+    with warnings.catch_warnings():  # of peft, about names of transformers and GPT-2's matrices
+        warnings.simplefilter("ignore")
+        wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
+    forward = SupervisedForward(wrapped.base_model.model, made.loaded.ports.image)
+    learning = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-2)
+    wrapped.train()
+    for _ in range(3):
+        loss_sum(forward(batch), batch.targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    wrapped.eval()
+    inputs = float_pictures(batch.inputs, made.loaded.ports.image)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        learned_logits = wrapped.base_model.model(**inputs).logits
+        wrapped.save_pretrained(folder)
+        warnings.simplefilter("ignore")
+        again = PeftModel.from_pretrained(copy.deepcopy(made.loaded.model), folder).eval()
+        assert (again.base_model.model(**inputs).logits - learned_logits).abs().max() <= 1e-6
+        merged = again.merge_and_unload().eval()
+        assert (merged(**inputs).logits - learned_logits).abs().max() <= 1e-4
+
+
+CHECKS = {
+    "words": words_are_exact,
+    "inputs": inputs_are_the_processors,
+    "loss": loss_is_the_models_own,
+    "batches": batches_are_their_samples,
+    "pictures": pictures_matter,
+    "learns": learns,
+    "answers": answers,
+    "saves": saves,
+    "adapts": adapts,
+}
