@@ -23,6 +23,11 @@ _AFTER_LAYERS = re.compile(r"^model\.vision_tower\.(?:.*\.)?(?:post_layernorm|he
 _LAYER = re.compile(r"^model\.vision_tower\.(?:.*\.)?layers\.(\d+)\.")
 
 
+_WRAPPED = re.compile(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
+_ADDED = re.compile(r"\.lora_\w+\.[^.]+(?:\.weight|\.bias)?$")
+"""What `peft` puts into the names of a model that has an adapter."""
+
+
 @dataclass(frozen=True)
 class PartCount:
     """Number of values in a part, and how many of them learn."""
@@ -31,8 +36,15 @@ class PartCount:
     trainable: int
 
 
+def own_name(name: str) -> str:
+    """A parameter's name without an adapter: `q_proj.base_layer.weight` and `q_proj.lora_A.default.weight` are
+    `q_proj.weight`."""
+    return _ADDED.sub(".weight", _WRAPPED.sub("", name))
+
+
 def part_of(name: str) -> PartName:
-    """The part that a parameter belongs to."""
+    """The part that a parameter belongs to, an adapter's to that of the layer that it changes."""
+    name = own_name(name)
     for part, prefixes in PREFIXES.items():
         if name.startswith(prefixes):
             return part
@@ -71,5 +83,22 @@ def count(model: nn.Module) -> dict[str, PartCount]:
         part = part_of(name)
         so_far = counts.get(part, PartCount(0, 0))
         learning = parameter.numel() if parameter.requires_grad else 0
-        counts[part] = PartCount(so_far.total + parameter.numel(), so_far.trainable + learning)
+        counts[part] = PartCount(so_far.total + _values(parameter), so_far.trainable + learning)
     return counts
+
+
+def size_lines(model: nn.Module) -> list[str]:
+    """What learns of the whole and of each part, such as `trainable 614,400 of 470,347,324 (0.13 %)`."""
+    parts = count(model)
+    whole = PartCount(sum(p.total for p in parts.values()), sum(p.trainable for p in parts.values()))
+    return [
+        f"{name.replace('_', ' ')}: trainable {part.trainable:,} of {part.total:,} "
+        f"({100 * part.trainable / part.total:.2f} %)"
+        for name, part in {"model": whole, **parts}.items()
+    ]
+
+
+def _values(parameter: nn.Parameter) -> int:
+    """Number of values; `bitsandbytes` packs two of four bits into a byte, and several bytes into wider numbers."""
+    packed = type(parameter).__name__ == "Params4bit"
+    return parameter.numel() * (2 * parameter.element_size() if packed else 1)
