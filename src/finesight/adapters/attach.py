@@ -44,7 +44,8 @@ def attach(model: Any, settings: Adapter, unused: Collection[str], part_of: Part
     """
     saved = find_saved(model, settings.save, part_of)
     targets = find_targets(model, settings.targets, saved, unused, part_of)
-    tied = tied_with(model, saved)
+    whole = [*saved, *tied_with(model, saved)]
+    tied = any(tied_with(model, [name]) for name in saved)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -53,8 +54,8 @@ def attach(model: Any, settings: Adapter, unused: Collection[str], part_of: Part
         target_modules=targets,
         use_rslora=settings.rslora,
         use_dora=settings.dora,
-        modules_to_save=[*saved, *tied] or None,
-        ensure_weight_tying=bool(tied) and _known_embeddings([*saved, *tied]),
+        modules_to_save=whole or None,
+        ensure_weight_tying=tied and _known_embeddings(whole),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,12 +1,14 @@
 """An adapter from its folder, finesight's or any that `peft` wrote; what does not fit is an error that lists it."""
 
 import difflib
+import json
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig
 from peft.utils.save_and_load import set_peft_model_state_dict
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import SafetensorError
@@ -31,19 +33,20 @@ _FORM = {"r": "rank", "lora_alpha": "alpha", "bias": "bias", "use_rslora": "rslo
 def read_config(folder: Path) -> LoraConfig:
     """The configuration of an adapter folder; raises ModelError where it is none of LoRA."""
     try:
-        config = PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("peft_type")
+        if kind != "LORA":
+            raise ModelError(
+                f"the adapter is of the kind {kind}", str(folder / CONFIG), "give a LoRA adapter"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # `peft` leaves out settings that it does not know, with a warning
+            config = LoraConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError, UserWarning) as error:
         raise ModelError(
-            f"the adapter's configuration cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
+            f"the adapter's configuration cannot be read: {(str(error) or repr(error)).splitlines()[0]}",
             str(folder / CONFIG),
-            "give a folder that `peft` or finesight saved",
+            "give a folder that finesight or this version of `peft` saved",
         ) from error
-    if not isinstance(config, LoraConfig):
-        raise ModelError(
-            f"the adapter is of the kind {config.peft_type}, which cannot be used",
-            str(folder),
-            "give a LoRA adapter",
-        )
     foreign = [key for key in _FOREIGN if getattr(config, key)]
     if foreign:
         raise ModelError(

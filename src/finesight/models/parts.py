@@ -24,7 +24,7 @@ _LAYER = re.compile(r"^model\.vision_tower\.(?:.*\.)?layers\.(\d+)\.")
 
 
 _WRAPPED = re.compile(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
-_ADDED = re.compile(r"\.lora_\w+\.[^.]+(?:\.weight|\.bias)?$")
+_ADDED = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\.[^.]+(?:\.weight|\.bias)?$")
 """What `peft` puts into the names of a model that has an adapter."""
 
 
