@@ -14,7 +14,6 @@ from finesight.core.events import Observer
 from finesight.core.prediction import Comparison, Score
 from finesight.core.rundir import FORMAT, RunDirectory
 from finesight.evaluation.table import results_document
-from finesight.export.card import model_card
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.logs import logging_to
@@ -23,7 +22,7 @@ from finesight.runtime.signals import StopFlag, stop_on_signals
 from finesight.training.checkpoint import Checkpoints, load_checkpoint
 from finesight.training.loop import LoopState
 from finesight.training.state import restore_model
-from finesight.workflows.finished import finished_folder, save_finished, save_start
+from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
 from finesight.workflows.report import build_report
@@ -194,8 +193,7 @@ def _finish(
     if run.plan.is_file():
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
         write_json(run.plan, {**plan, "measured": measured_cost(prepared, state).document()})
-    card = model_card(recipe, prepared.facts(), scores)
-    write_text(finished_folder(run, recipe) / "README.md", card)
+    write_text(finished_folder(run, recipe) / "README.md", finished_card(recipe, prepared, scores))
     facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
     write_json(
         run.results,
