@@ -167,6 +167,7 @@ def test_the_part_of_an_adapted_layer() -> None:
         ({"model": {"pretrained": "x"}, "adapter": {"targets": {"vision_towr": "attention"}}}, "vision_towr"),
         ({"model": {"pretrained": "x"}, "adapter": {"targets": 3}}, "targets"),
         ({"model": {"pretrained": "x"}, "adapter": {"rank": 0}}, "rank"),
+        ({"model": {"pretrained": "x"}, "adapter": {"dora": True, "quantize": "int8"}}, "do not go together"),
     ],
 )
 def test_recipes_that_are_refused(

@@ -1,5 +1,6 @@
 """Frozen matrices in 4 or 8 bits, by `bitsandbytes`."""
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -40,6 +41,8 @@ def quantization(
         or outline.get_submodule(name) is head
         or any(name == other or name.startswith(f"{other}.") for other in saved)
     ]
+    # at every product it would say that inputs are rounded to fp16; docs/adapters.md says so once
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if quantize == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(

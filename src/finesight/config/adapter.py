@@ -58,3 +58,13 @@ class Adapter(Section):
                 "leave it out for all matrices of the language model, or name layers, such as [q_proj, v_proj]",
             )
         return self
+
+    @model_validator(mode="after")
+    def _dora_keeps_its_scales(self) -> "Adapter":
+        # `peft` 0.21 moves an 8-bit matrix on a CPU after each look at it, and bitsandbytes then drops its scales
+        if self.dora and self.quantize == "int8":
+            raise Inconsistent(
+                "`dora` and `quantize: int8` do not go together: the scales of the 8-bit matrices would be lost",
+                "set `quantize: nf4`, or take `dora` out",
+            )
+        return self
