@@ -29,6 +29,7 @@ from finesight.workflows.ports import found_ports
 from finesight.workflows.prepare import Prepared, course_of, prepare
 
 SHORT = {"max_steps": 6, "weight_decay": 0.1}
+EVALUATION = {"every": 8, "max_samples": 1}
 ADAPTER: dict[str, Any] = {"rank": 4, "targets": {"language_model": "all_linear"}, "save": ["projector"]}
 
 
@@ -129,6 +130,21 @@ def test_every_matrix_learns_with_recomputed_activations(
         assert torch.allclose(value, found[1][1][name], atol=1e-4), name
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_learns_is_fp32_in_every_precision(
+    precision: str, tiny_data: Path, tmp_path: Path, finished_run: Path
+) -> None:
+    train = {"max_steps": 3, "precision": precision}
+    prepared, losses = _train(
+        adapter_recipe(tiny_data, tmp_path / "run", finished_run, ADAPTER, train=train), 3
+    )
+    assert prepared.precision.name == precision
+    assert {value.dtype for value in prepared.model.parameters()} == {torch.float32}
+    layers = adapted_layers(prepared.model).values()
+    assert all(layer.lora_B["default"].weight.abs().max() > 0 for layer in layers)
+    assert np.isfinite(losses).all()
+
+
 def _values_kept(work: Any) -> int:
     """How many values autograd keeps for the backward pass of some work."""
     sizes: list[int] = []
@@ -222,7 +238,7 @@ def test_ten_and_ten_steps_of_an_adapter_are_twenty(
     adapter = ADAPTER | {"dropout": 0.1, "dora": True}
     train = {"max_steps": 20, "gradient_checkpointing": True}
     whole, halves = (
-        adapter_recipe(tiny_data, tmp_path / name, finished_run, adapter, train=train)
+        adapter_recipe(tiny_data, tmp_path / name, finished_run, adapter, train=train, evaluation=EVALUATION)
         for name in ("whole", "halves")
     )
     workflow.train(whole)

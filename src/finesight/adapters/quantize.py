@@ -54,5 +54,18 @@ def quantization(
     )
 
 
+def keep_differentiable(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit matrices for its own CPU kernel at the first evaluation.
+
+    It does so on CPUs that multiply bf16, and the kernel has no gradient: training afterwards, nothing would reach the
+    layers below, and nobody would say so.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _matrices(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]

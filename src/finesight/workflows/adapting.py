@@ -13,7 +13,7 @@ from finesight.adapters.attach import Attached, attach
 from finesight.adapters.base import Base, Compute, Quantize, base_at, check_same, read_base
 from finesight.adapters.load import attach_as, load_values, read_config, same_form
 from finesight.adapters.merge import merge
-from finesight.adapters.quantize import quantization
+from finesight.adapters.quantize import keep_differentiable, quantization
 from finesight.adapters.targets import find_saved
 from finesight.config.adapter import Adapter
 from finesight.core.errors import ModelError
@@ -63,7 +63,11 @@ def begin_adapter(
         same_form(attached, folder)
         _fill(attached, folder, checkpoint)
         loaded = _with_own_processor(loaded, folder)
-        notices.add("continued", f"the adapter of {checkpoint or folder} is trained on, on its base {place}")
+        before, now = (base_numbers or "fp32" for base_numbers in (known.quantize, settings.quantize))
+        numbers = "" if before == now else f", which is loaded in {now} and was in {before}"
+        notices.add(
+            "continued", f"the adapter of {checkpoint or folder} goes on, on its base {place}{numbers}"
+        )
     if unused:
         told = ", ".join(sorted(unused))
         notices.add("frozen", f"{len(unused)} tensors that no output depends on: {told}")
@@ -140,4 +144,5 @@ def _load(
         outline = build_from_config(place).model
     saved = find_saved(outline, save, part_of)
     loaded = load_model(place, quantization(outline, quantize, compute, saved, part_of))
+    keep_differentiable(loaded.model)
     return loaded, frozenset(freeze(outline, ()))
