@@ -1,14 +1,14 @@
 """finesight trains, evaluates and explains vision-language models from one YAML recipe.
 
-`import finesight as fs` is light: `fs.train`, `fs.inspect`, `fs.convert`, `fs.evaluate`, `fs.generate`, `fs.load_model`
-and `fs.load_data` load what they need when they are first named.
+`import finesight as fs` is light: `fs.train`, `fs.inspect`, `fs.convert`, `fs.evaluate`, `fs.generate`,
+`fs.export_model`, `fs.load_model` and `fs.load_data` load what they need when they are first named.
 """
 
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["convert", "evaluate", "generate", "inspect", "load_data", "load_model", "train"]
+__all__ = ["convert", "evaluate", "export_model", "generate", "inspect", "load_data", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:

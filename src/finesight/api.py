@@ -18,6 +18,7 @@ from finesight.runtime.notices import Notices
 from finesight.workflows.convert import convert as _convert
 from finesight.workflows.converted import recipe_or_source, source_of
 from finesight.workflows.evaluate import evaluate as _evaluate
+from finesight.workflows.export import export as _export
 from finesight.workflows.generate import generate as _generate
 from finesight.workflows.inspect import inspect as _inspect
 from finesight.workflows.places import find_model
@@ -163,6 +164,18 @@ def generate(
     return _generate(
         os.fspath(model_or_run), [Path(image) for image in several], question, device=device, **settings
     )
+
+
+def export_model(
+    model_or_run: str | os.PathLike[str], out: str | os.PathLike[str], *, merge: bool = False
+) -> dict[str, Any]:
+    """Write a model, or with `merge` an adapter merged into its base, as a plain folder, as `finesight export` does.
+
+    Returns what the command prints with `--json`: `out`, `kind`, `merged`, and of a merge its `proof` (largest
+    difference of logits, equal answers) and the `drift` from a quantised base. Raises a FinesightError where a merge
+    cannot be proved or `out` is there already.
+    """
+    return _export(os.fspath(model_or_run), Path(out), merge=merge)
 
 
 def load_model(model_or_run: str | os.PathLike[str]) -> LoadedModel:

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "Show what the model will see, and every row that is wrong.",
     "evaluate": "Measure a model, or score a table of predictions.",
     "generate": "Answer a question about pictures.",
+    "export": "Write a model, or a merged adapter, as a plain folder.",
     "convert": "Write any data as checked shards: tar or parquet, with a manifest.",
     "report": "Rebuild the HTML report of a run.",
     "recipes": "List, show and copy the recipes that ship with finesight.",

@@ -103,7 +103,7 @@ class Model(Section):
     scratch: Scratch | None = None
     """Every size of a model with random weights."""
     pretrained: str | None = None
-    """A run, its `model/` folder, or any folder or hub id that `transformers` loads as a LLaVA model."""
+    """A run, its `model/` or `adapter/`, a checkpoint, or a folder or hub id of a LLaVA model of `transformers`."""
     freeze: tuple[PartName, ...] = ()
     """Parts that do not learn."""
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
+from finesight.config.adapter import Adapter
 from finesight.config.base import Inconsistent, Section
 from finesight.config.data import Data
 from finesight.config.model import Model
@@ -34,6 +35,8 @@ class Recipe(Section):
     """Name, place, seed and device."""
     model: Model
     """Where the model comes from."""
+    adapter: Adapter | None = None
+    """Small matrices that learn while the model stays as it is; without it all of the model learns."""
     data: Data
     """What is learned from, validated on and tested on."""
     train: Train
@@ -51,6 +54,25 @@ class Recipe(Section):
     def directory(self) -> str:
         """Directory that holds all of the run."""
         return self.run.dir or f"runs/{self.run.name}"
+
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_needs_a_base(cls, adapter: Adapter | None, info: ValidationInfo) -> Adapter | None:
+        model = info.data.get("model")
+        if adapter is None or model is None:
+            return adapter
+        if model.scratch is not None:
+            raise Inconsistent(
+                "an adapter changes a model that knows something already, and `model.scratch` knows nothing",
+                "give `model.pretrained`, or take `adapter` out",
+            )
+        both = [part for part in model.freeze if part in adapter.save]
+        if both:
+            raise Inconsistent(
+                f"`save` says that {', '.join(both)} learns whole, and `model.freeze` that it does not learn",
+                "take it out of one of the two",
+            )
+        return adapter
 
     @field_validator("train")
     @classmethod

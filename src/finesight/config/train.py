@@ -87,6 +87,8 @@ class Train(Section):
     """Largest norm of all gradients together; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numbers of the forward pass (weights stay fp32); `auto` is bf16 on GPUs that compute it, else fp32."""
+    gradient_checkpointing: Switch = False
+    """Keep no activations inside the layers and compute them again when they are needed: less memory, more time."""
     length_window: NonNegativeInt = 50
     """Batches within which samples of like length are put together; 0 does not sort."""
     save_every: PositiveInt | None = None

@@ -91,6 +91,11 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def adapter(self) -> Path:
+        """What a run with an `adapter` section has instead of `model`."""
+        return self.path / "adapter"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -20,27 +20,57 @@ answer = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
 print(processor.batch_decode(answer, skip_special_tokens=True)[0])
 ```"""
 
+_LOAD_ADAPTER = """```python
+from peft import PeftModel
+from PIL import Image, ImageOps
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained(".")
+base = AutoModelForImageTextToText.from_pretrained("{base}", dtype="float32"{revision})
+model = PeftModel.from_pretrained(base, ".")
+turn = {{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": "…your question…"}}]}}
+text = processor.apply_chat_template([turn], add_generation_prompt=True)
+picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")  # put transparent ones on white before
+inputs = processor(images=picture, text=text, return_tensors="pt")
+answer = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
+print(processor.batch_decode(answer, skip_special_tokens=True)[0])
+```"""
+
 
 def _samples(facts: Mapping[str, Any]) -> str:
     count = facts["data"]["train"]["samples"]
     return "a stream of samples" if count is None else f"{count:,} samples"
 
 
-def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:
+def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = (), note: str = "") -> str:
     """Markdown for the `README.md` of a saved model; `facts` as `environment.json` has them."""
     total = sum(part["total"] for part in facts["parameters"].values())
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: image-text-to-text",
-        "---",
-        f"# {recipe.run.name}",
-        "",
-        recipe.description or "A vision-language model.",
-        "",
-        f"{total:,} parameters in the LLaVA architecture, trained with finesight on {_samples(facts)}.",
-        "",
-    ]
+    about = f"{total:,} parameters in the LLaVA architecture, trained with finesight on {_samples(facts)}."
+    head = ["library_name: transformers", "pipeline_tag: image-text-to-text"]
+    return _card(recipe, head, [about, *([note] if note else [])], scores, _LOAD)
+
+
+def adapter_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:
+    """The same for an adapter, which is nothing without its base."""
+    base = facts["base"]
+    learned = sum(part["trainable"] for part in facts["parameters"].values())
+    numbers = f", loaded in {base['quantize']}" if base["quantize"] else ""
+    about = (
+        f"A LoRA adapter of {learned:,} values for the base model `{base['place']}`{numbers}, "
+        f"trained with finesight on {_samples(facts)}."
+    )
+    revision = f', revision="{base["revision"]}"' if base["revision"] else ""
+    head = ["library_name: peft", f"base_model: {base['place']}"]
+    load = _LOAD_ADAPTER.format(base=base["place"], revision=revision)
+    return _card(recipe, head, [about], scores, load)
+
+
+def _card(
+    recipe: Recipe, head: Sequence[str], about: Sequence[str], scores: Sequence[Score], load: str
+) -> str:
+    first = recipe.description or "A vision-language model."
+    lines = ["---", *head, "---", f"# {recipe.run.name}", "", first, ""]
+    lines += [line for text in about for line in (text, "")]
     if scores:
         lines += ["| split | slice | score | value | 95 % interval | samples |", "|---|---|---|---|---|---|"]
         lines += [
@@ -48,4 +78,4 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score]
             for s in scores
         ]
         lines.append("")
-    return "\n".join([*lines, "## Load it without finesight", "", _LOAD, ""])
+    return "\n".join([*lines, "## Load it without finesight", "", load, ""])

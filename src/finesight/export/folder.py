@@ -1,7 +1,8 @@
-"""A plain Hugging Face folder: weights, processor, decoding settings and a model card."""
+"""A plain Hugging Face folder, or `peft`'s: weights, processor, decoding settings and a model card."""
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,33 @@ def save_folder(
     folder: Path, model: Any, processor: Any, ports: Ports, generation: Generation, card: str
 ) -> None:
     """Write the whole folder under a temporary name, then rename it into place; an older one is replaced."""
+    model.generation_config = decoding(generation, ports)
+    _write_whole(folder, model.save_pretrained, processor, card)
+
+
+def save_adapter_folder(
+    folder: Path,
+    write_adapter: Callable[[Path], object],
+    processor: Any,
+    ports: Ports,
+    generation: Generation,
+    card: str,
+) -> None:
+    """The same for an adapter, whose own files are written by `write_adapter`; the base model is not in it."""
+
+    def write(temporary: Path) -> None:
+        temporary.mkdir(parents=True)
+        write_adapter(temporary)
+        decoding(generation, ports).save_pretrained(temporary)
+
+    _write_whole(folder, write, processor, card)
+
+
+def _write_whole(folder: Path, write: Callable[[Path], object], processor: Any, card: str) -> None:
     temporary = folder.with_name(folder.name + TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)
-    model.generation_config = decoding(generation, ports)
     with told_when_full(folder.parent), no_progress_bars():
-        model.save_pretrained(temporary)
+        write(temporary)
         processor.save_pretrained(temporary)
         write_text(temporary / "README.md", card)
         for path in temporary.iterdir():
@@ -30,12 +53,17 @@ def save_folder(
     sync_directory(folder.parent)
 
 
-def save_skeleton(folder: Path, config: Any, processor: Any) -> None:
-    """Write configuration and processor alone: what a checkpoint's weights need to become a model."""
+def save_skeleton(
+    folder: Path, config: Any, processor: Any, write_adapter: Callable[[Path], object] | None = None
+) -> None:
+    """Write configuration and processor alone, and an adapter's configuration: what a checkpoint's weights need to
+    become a model."""
     temporary = folder.with_name(folder.name + TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)
     with told_when_full(folder.parent):
         config.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        if write_adapter is not None:
+            write_adapter(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)

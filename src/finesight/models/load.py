@@ -44,13 +44,19 @@ def load_processor(place: str) -> tuple[Any, Any]:
         ) from error
 
 
-def load_model(place: str) -> LoadedModel:
-    """The model with its weights in fp32; missing, unknown or wrong-shaped weights are errors."""
+def load_model(place: str, quantization: Any = None) -> LoadedModel:
+    """The model with its weights in fp32, or as a `BitsAndBytesConfig` says; missing, unknown or wrong-shaped weights
+    are errors."""
     config, processor = load_processor(place)
     try:
         with no_progress_bars():
             model, facts = auto_class(config).from_pretrained(
-                place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
+                place,
+                config=config,
+                dtype="float32",
+                output_loading_info=True,
+                use_safetensors=True,
+                quantization_config=quantization,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error

@@ -1,8 +1,9 @@
 """The named parts of a model: what can be frozen, wrapped and counted."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -37,15 +38,15 @@ _ENCODERS: dict[str, tuple[str, PartName]] = {
 }
 """Families whose pictures or sounds are read by what is just called encoder."""
 
-_WRAPPED = re.compile(
-    r"^base_model\.model\.|\.base_layer\b|\.modules_to_save\.[^.]+|\.original_module\b|\.lora_\w+(\.[^.]+)?"
-)
-"""What an adapter adds to the names of a model's parameters."""
-
 _AFTER_LAYERS = re.compile(r"^model\.vision_tower\.(?:.*\.)?(?:post_layernorm|head)\.")
 """What a vision tower does after its layers: LLaVA reads a layer's output, taken before it."""
 
 _LAYER = re.compile(r"^model\.vision_tower\.(?:.*\.)?layers\.(\d+)\.")
+
+
+_WRAPPED = re.compile(r"^base_model\.model\.|\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
+_ADDED = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\.[^.]+(?:\.weight|\.bias)?$")
+"""What `peft` puts into the names of a model that has an adapter."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,28 @@ class PartCount:
     trainable: int
 
 
-def plain_name(name: str) -> str:
-    """A parameter's name as it is without an adapter."""
-    return _WRAPPED.sub("", name)
+def own_name(name: str) -> str:
+    """A parameter's name without an adapter: `q_proj.base_layer.weight` and `q_proj.lora_A.default.weight` are
+    `q_proj.weight`."""
+    return _ADDED.sub(".weight", _WRAPPED.sub("", name))
 
 
 def part_of(name: str, model_type: str = "") -> PartName:
-    """The part that a parameter belongs to, by its name; what belongs to no other is the language model's."""
+    """The part that a parameter belongs to, by its name; an adapter's to that of the layer that it changes.
+
+    What belongs to no other part is the language model's.
+    """
     begins, part = _ENCODERS.get(model_type, ("", "language_model"))
-    name = plain_name(name)
+    name = own_name(name)
     if begins and name.startswith(begins):
         return part
     words = set(name.split("."))
     return next((part for part, known in _WORDS if words & known), "language_model")
+
+
+def parts_by_name(model: Any) -> Callable[[str], PartName]:
+    """`part_of` for the names of this model."""
+    return partial(part_of, model_type=_type_of(model))
 
 
 def _type_of(model: Any) -> str:
@@ -120,5 +130,22 @@ def count(model: nn.Module) -> dict[str, PartCount]:
         part = part_of(name, kind)
         so_far = counts.get(part, PartCount(0, 0))
         learning = parameter.numel() if parameter.requires_grad else 0
-        counts[part] = PartCount(so_far.total + parameter.numel(), so_far.trainable + learning)
+        counts[part] = PartCount(so_far.total + _values(parameter), so_far.trainable + learning)
     return counts
+
+
+def size_lines(model: nn.Module) -> list[str]:
+    """What learns of the whole and of each part, such as `trainable 614,400 of 470,347,324 (0.13 %)`."""
+    parts = count(model)
+    whole = PartCount(sum(p.total for p in parts.values()), sum(p.trainable for p in parts.values()))
+    return [
+        f"{name.replace('_', ' ')}: trainable {part.trainable:,} of {part.total:,} "
+        f"({100 * part.trainable / part.total:.2f} %)"
+        for name, part in {"model": whole, **parts}.items()
+    ]
+
+
+def _values(parameter: nn.Parameter) -> int:
+    """Number of values; `bitsandbytes` packs two of four bits into a byte, and several bytes into wider numbers."""
+    packed = type(parameter).__name__ == "Params4bit"
+    return parameter.numel() * (2 * parameter.element_size() if packed else 1)

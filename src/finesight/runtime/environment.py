@@ -12,6 +12,7 @@ from typing import Any
 LIBRARIES = (
     "torch",
     "transformers",
+    "peft",
     "tokenizers",
     "safetensors",
     "numpy",

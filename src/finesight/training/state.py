@@ -8,21 +8,19 @@ from torch import Tensor, nn
 from finesight.core.errors import RunError
 
 
-def model_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters (a tied one once) and saved buffers by name, detached, on the CPU."""
-    persistent = module.state_dict(keep_vars=True)
-    buffers = {name: value for name, value in module.named_buffers() if name in persistent}
-    return {
-        name: value.detach().cpu() for name, value in {**dict(module.named_parameters()), **buffers}.items()
-    }
+def model_tensors(module: nn.Module, learned: bool = False) -> dict[str, Tensor]:
+    """Parameters (a tied one once) and saved buffers by name, detached, on the CPU.
+
+    With `learned`, the parameters that learn alone: the others are those of a base model that is saved elsewhere.
+    """
+    return {name: value.detach().cpu() for name, value in _own(module, learned).items()}
 
 
-def restore_model(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy saved values into a module; raises RunError where names or shapes differ."""
-    own = {
-        **dict(module.named_parameters()),
-        **{n: b for n, b in module.named_buffers() if n in module.state_dict()},
-    }
+def restore_model(
+    module: nn.Module, tensors: Mapping[str, Tensor], where: str, learned: bool = False
+) -> None:
+    """Copy saved values into a module; raises RunError where names or shapes differ. `learned` as they were saved."""
+    own = _own(module, learned)
     _same_names(own, tensors, where)
     with torch.no_grad():
         for name, value in tensors.items():
@@ -33,6 +31,14 @@ def restore_model(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
                     "use the recipe that this was saved with",
                 )
             own[name].copy_(value)
+
+
+def _own(module: nn.Module, learned: bool) -> dict[str, Tensor]:
+    if learned:
+        return {name: value for name, value in module.named_parameters() if value.requires_grad}
+    persistent = module.state_dict(keep_vars=True)
+    buffers = {name: value for name, value in module.named_buffers() if name in persistent}
+    return {**dict(module.named_parameters()), **buffers}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -10,17 +10,16 @@ from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.loading.workers import Workers
-from finesight.export.card import model_card
-from finesight.export.folder import save_folder
 from finesight.generation.predict import answer_all
 from finesight.models.decoding import decoding
 from finesight.models.forward import SupervisedForward
-from finesight.models.load import load_model
 from finesight.runtime.device import peak_bytes
 from finesight.runtime.notices import Notices
 from finesight.training.optim import build_optimizer
 from finesight.training.step import Step, evaluating
 from finesight.workflows.course import steps_of
+from finesight.workflows.finished import save_finished
+from finesight.workflows.places import find_model
 from finesight.workflows.prepare import Prepared, course_of, prepare
 
 
@@ -40,9 +39,8 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
     result = step(window, 1, train.lr)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "model"
-        card = model_card(recipe, prepared.facts())
-        save_folder(place, prepared.model, prepared.processor, prepared.ports, recipe.generation, card)
-        loaded = load_model(str(place))
+        save_finished(place, recipe, prepared)
+        loaded = find_model(str(place)).loaded
         told = _answer(loaded.model.to(prepared.device), _sample(prepared), recipe, prepared.ports)
     return {
         "status": "dry run passed",

@@ -1,7 +1,8 @@
-"""What MODEL_OR_RUN may be: a run, its `model/`, a checkpoint, or a folder or hub id that `transformers` knows."""
+"""What MODEL_OR_RUN may be: a run, its `model/` or `adapter/`, a checkpoint, or a model's folder or hub id."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finesight.config.load import load_recipe
 from finesight.config.recipe import Recipe
@@ -12,16 +13,23 @@ from finesight.training.checkpoint import load_checkpoint
 from finesight.training.state import restore_model
 
 SKELETON = "skeleton"
-"""Folder beside the checkpoints that holds the model's configuration and processor."""
+"""Folder beside the checkpoints that holds the model's configuration and processor, and an adapter's configuration."""
+
+_ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which a folder is known to hold an adapter."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A loaded model, and the run and recipe that it belongs to where there are any."""
+    """A loaded model, and the run and recipe that it belongs to where there are any.
+
+    `adapted` is what `workflows.adapting` knows of its adapter and base, where it has one.
+    """
 
     loaded: LoadedModel
     run: RunDirectory | None
     recipe: Recipe | None
+    adapted: Any = None
 
 
 def run_of(place: Path) -> RunDirectory | None:
@@ -33,12 +41,14 @@ def run_of(place: Path) -> RunDirectory | None:
 
 
 def model_place(model_or_run: str) -> str:
-    """The folder of a model to load: a run's finished model, or the place itself.
+    """The folder of a model to load: a run's finished model or adapter, or the place itself.
 
     Raises RunError for an unfinished run.
     """
     place = Path(model_or_run)
     if (place / "recipe.yaml").is_file():
+        if (place / "adapter" / _ADAPTER_CONFIG).is_file():
+            return str(place / "adapter")
         if not (place / "model" / "config.json").is_file():
             raise RunError(
                 "this run has no finished model",
@@ -62,8 +72,30 @@ def find_model(model_or_run: str) -> Found:
     place = Path(model_or_run)
     run = run_of(place) if place.exists() else None
     recipe = load_recipe(str(run.recipe)) if run is not None else None
-    if (place / "manifest.json").is_file() and run is not None:
+    adapter = adapter_of(model_or_run)
+    if adapter is not None:
+        from finesight.workflows.adapting import open_adapter
+
+        adapted = open_adapter(*adapter)
+        return Found(adapted.loaded, run, recipe, adapted)
+    if _is_checkpoint(place) and run is not None:
         loaded = build_from_config(str(run.checkpoints / SKELETON))
         restore_model(loaded.model, load_checkpoint(place).tensors["model"], str(place))
         return Found(loaded, run, recipe)
     return Found(load_model(model_place(model_or_run)), run, recipe)
+
+
+def adapter_of(model_or_run: str) -> tuple[Path, Path | None] | None:
+    """The folder of the adapter that is named, and the checkpoint with its values where that is named; None where it is
+    a whole model."""
+    place = Path(model_or_run)
+    run = run_of(place) if place.exists() else None
+    if _is_checkpoint(place) and run is not None:
+        folder, checkpoint = run.checkpoints / SKELETON, place
+    else:
+        folder, checkpoint = Path(model_place(model_or_run)), None
+    return (folder, checkpoint) if (folder / _ADAPTER_CONFIG).is_file() else None
+
+
+def _is_checkpoint(place: Path) -> bool:
+    return (place / "manifest.json").is_file()

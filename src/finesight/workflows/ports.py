@@ -8,7 +8,7 @@ from finesight.core.ports import Ports
 from finesight.models.load import load_processor
 from finesight.models.ports import ports_of
 from finesight.models.scratch import build_config, build_processor
-from finesight.workflows.places import SKELETON, model_place, run_of
+from finesight.workflows.places import SKELETON, adapter_of, model_place, run_of
 
 
 def recipe_ports(recipe: Recipe, words: Iterable[str]) -> Ports:
@@ -22,10 +22,15 @@ def recipe_ports(recipe: Recipe, words: Iterable[str]) -> Ports:
 
 
 def found_ports(model_or_run: str) -> Ports:
-    """Ports of a run, a checkpoint, a model folder or a hub id; raises ModelError or RunError."""
+    """Ports of a run, a checkpoint, a model's or adapter's folder or a hub id; raises ModelError or RunError."""
+    adapter = adapter_of(model_or_run)
     place = Path(model_or_run)
     run = run_of(place) if place.exists() else None
-    if (place / "manifest.json").is_file() and run is not None:
+    if adapter is not None:
+        from finesight.workflows.adapting import load_processor_of
+
+        config, processor = load_processor_of(adapter[0])
+    elif (place / "manifest.json").is_file() and run is not None:
         config, processor = load_processor(str(run.checkpoints / SKELETON))
     else:
         config, processor = load_processor(model_place(model_or_run))

@@ -23,14 +23,15 @@ from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet, read_splits
 from finesight.data.stream_rows import Head
 from finesight.models.load import LoadedModel
-from finesight.models.parts import count, freeze
+from finesight.models.parts import count, freeze, size_lines
 from finesight.models.ports import ports_of
+from finesight.models.recompute import checkpoint_activations
 from finesight.models.scratch import build_model, build_processor
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream, words_of
-from finesight.workflows.places import find_model
+from finesight.workflows.places import adapter_of, find_model, model_place
 from finesight.workflows.tokenizer import scratch_processor
 
 _log = logging.getLogger("finesight")
@@ -54,6 +55,8 @@ class Prepared:
     notices: Notices
     stream: StreamSet | None = None
     head: Head | None = None
+    adapted: Any = None
+    """The adapter and its base, a `workflows.adapting.Adapted`, where the recipe has an adapter."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -81,7 +84,8 @@ class Prepared:
         bad, listed = len(self.policy.faults), len(self.policy.listed)
         faults = {"bad_rows": bad, "too_long": listed - bad}
         data = {**stream, **self.outline}
-        return {"data": data, "faults": faults, "parameters": parts, "compute": where}
+        base = {} if self.adapted is None else {"base": self.adapted.base.facts()}
+        return {"data": data, "faults": faults, "parameters": parts, **base, "compute": where}
 
 
 def prepare(
@@ -104,14 +108,16 @@ def prepare(
 
     rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    loaded = _model(recipe, samples.get("train"), head, tick)
+    adapted = _adapted(recipe, precision, notices)
+    if adapted is None:
+        loaded = _model(recipe, samples.get("train"), head, tick, notices)
+        _freeze(loaded.model, recipe, notices)
+    else:
+        loaded = adapted.loaded
     for kind, text in loaded.ports.said:
         notices.add(kind, text)
-    frozen = freeze(loaded.model, recipe.model.freeze)
-    if frozen:
-        notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
-    for part in recipe.model.freeze:
-        notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
+    if recipe.train.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
     splits = {}
     for name, chosen in samples.items():
@@ -136,6 +142,7 @@ def prepare(
         *(loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices),
         stream=stream,
         head=head,
+        adapted=adapted,
     )
     _say_size(prepared)
     return prepared
@@ -166,11 +173,35 @@ def course_of(recipe: Recipe, prepared: Prepared) -> Course:
     return ByNumber(examples, order_of(recipe, examples), micro, prepared.policy)
 
 
+def _adapted(recipe: Recipe, precision: Precision, notices: Notices) -> Any:
+    """The recipe's adapter on its base; None where the recipe has none."""
+    if recipe.adapter is None:
+        return None
+    from finesight.workflows.adapting import begin_adapter
+
+    assert recipe.model.pretrained is not None  # the recipe was checked
+    continued = adapter_of(recipe.model.pretrained)
+    place = model_place(recipe.model.pretrained)
+    return begin_adapter(place, continued, recipe.adapter, precision.name, recipe.run.seed, notices)
+
+
+def _freeze(model: Any, recipe: Recipe, notices: Notices) -> None:
+    frozen = freeze(model, recipe.model.freeze)
+    if frozen:
+        notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
+    for part in recipe.model.freeze:
+        notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
+
+
 def _model(
-    recipe: Recipe, train: SampleSet | None, head: Head | None, tick: Callable[[int], object]
+    recipe: Recipe,
+    train: SampleSet | None,
+    head: Head | None,
+    tick: Callable[[int], object],
+    notices: Notices,
 ) -> LoadedModel:
     if recipe.model.pretrained is not None:
-        return find_model(recipe.model.pretrained).loaded
+        return _start(recipe.model.pretrained, notices)
     scratch = recipe.model.scratch
     assert scratch is not None
     if train is not None:
@@ -182,13 +213,19 @@ def _model(
     return LoadedModel(model, processor, ports_of(processor, model.config))
 
 
+def _start(pretrained: str, notices: Notices) -> LoadedModel:
+    """Start weights: a model as it is, or an adapter merged into its base."""
+    adapter = adapter_of(pretrained)
+    if adapter is None:
+        return find_model(pretrained).loaded
+    from finesight.workflows.adapting import open_merged
+
+    return open_merged(*adapter, notices)
+
+
 def _say_size(prepared: Prepared) -> None:
-    parts = count(prepared.model)
-    total, learning = (
-        sum(part.total for part in parts.values()),
-        sum(part.trainable for part in parts.values()),
-    )
-    _log.info("model: trainable %s of %s (%.2f %%)", f"{learning:,}", f"{total:,}", 100 * learning / total)
+    for line in size_lines(prepared.model):
+        _log.info("%s", line)
     for line in lines(prepared.outline):
         _log.info("%s", line)
     listed = len(prepared.policy.listed)

@@ -74,7 +74,7 @@ class Session:
             _log.info("begins at step 1 of %d", self._steps)
             return LoopState()
         saved = load_checkpoint(newest)
-        restore_model(self._prepared.model, saved.tensors["model"], str(newest))
+        restore_model(self._prepared.model, saved.tensors["model"], str(newest), self._learned_alone)
         restore_optimizer(self._optimizer, saved.tensors["optimizer"], str(newest))
         self._step.scaler.load_state_dict(saved.state["scaler"])
         state = LoopState.restored(saved.step, saved.state["loop"])
@@ -88,10 +88,15 @@ class Session:
     def _check_space(self) -> None:
         """Refuse to begin what the disk cannot hold: all checkpoints that are there at once, and the finished model."""
         parameters = list(self._prepared.model.parameters())
-        weights = bytes_needed({"model": model_tensors(self._prepared.model)})
+        weights = bytes_needed({"model": model_tensors(self._prepared.model, self._learned_alone)})
         averages = sum(ADAM_BYTES * p.numel() for p in parameters if p.requires_grad)
         saves = 1 + self._steps // self._save_every
         self._checkpoints.check_space(weights + min(saves, MOST_AT_ONCE) * (weights + averages))
+
+    @property
+    def _learned_alone(self) -> bool:
+        """Whether checkpoints hold only what learns: an adapter's base is elsewhere, and known by its fingerprint."""
+        return self._prepared.adapted is not None
 
     @property
     def _save_every(self) -> int:
@@ -170,7 +175,8 @@ class Session:
             raise StopAsked
 
     def _tensors(self) -> dict[str, dict[str, Any]]:
-        return {"model": model_tensors(self._prepared.model), "optimizer": optimizer_tensors(self._optimizer)}
+        model = model_tensors(self._prepared.model, self._learned_alone)
+        return {"model": model, "optimizer": optimizer_tensors(self._optimizer)}
 
     def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
         policy = self._prepared.policy

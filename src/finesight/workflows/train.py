@@ -14,8 +14,6 @@ from finesight.core.events import Observer
 from finesight.core.prediction import Comparison, Score
 from finesight.core.rundir import FORMAT, RunDirectory
 from finesight.evaluation.table import results_document
-from finesight.export.card import model_card
-from finesight.export.folder import save_folder, save_skeleton
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.logs import logging_to
@@ -24,7 +22,7 @@ from finesight.runtime.signals import StopFlag, stop_on_signals
 from finesight.training.checkpoint import Checkpoints, load_checkpoint
 from finesight.training.loop import LoopState
 from finesight.training.state import restore_model
-from finesight.workflows.places import SKELETON
+from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
 from finesight.workflows.report import build_report
@@ -61,11 +59,12 @@ def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observe
     notices = Notices()
     prepared = prepare(recipe, notices, observer, lambda: _stop_if(asked, "while the data were checked"))
     _same_data(run, prepared)
+    _same_base(run, prepared)
     _record_environment(run, recipe, prepared)
     known = len(prepared.policy.listed)
     checkpoints = Checkpoints(run.checkpoints, notices)
     checkpoints.clean()
-    save_skeleton(run.checkpoints / SKELETON, prepared.model.config, prepared.processor)
+    save_start(run, prepared)
 
     session = Session(recipe, run, prepared, checkpoints, asked, observer)
     state = session.restore()
@@ -75,9 +74,9 @@ def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observe
     finally:
         _list_faults(run, prepared)
     best = checkpoints.best_or_last()
-    restore_model(prepared.model, load_checkpoint(best).tensors["model"], str(best))
-    card = model_card(recipe, prepared.facts())
-    save_folder(run.model, prepared.model, prepared.processor, prepared.ports, recipe.generation, card)
+    learned = prepared.adapted is not None
+    restore_model(prepared.model, load_checkpoint(best).tensors["model"], str(best), learned)
+    save_finished(finished_folder(run, recipe), recipe, prepared)
     measured = _measure(recipe, run, prepared, asked, observer)
     met = len(prepared.policy.listed) - known
     if met:
@@ -141,6 +140,20 @@ def _same_data(run: RunDirectory, prepared: Prepared) -> None:
         )
 
 
+def _same_base(run: RunDirectory, prepared: Prepared) -> None:
+    """Refuse to continue an adapter on another base model than it began with."""
+    began = _began_with(run)
+    if began is None or prepared.adapted is None:
+        return
+    before, now = began.get("base") or {}, prepared.adapted.base.facts()
+    if before.get("fingerprint") != now["fingerprint"]:
+        raise RunError(
+            f"the base model changed since this run began: {now['place']}",
+            "model.pretrained",
+            "put the base back as it was, or begin another run by `run.name=…`",
+        )
+
+
 def _samples(facts: Mapping[str, Any] | None) -> str:
     found = (facts or {}).get("samples", 0)
     return "a stream" if found is None else f"{found} samples"
@@ -180,7 +193,7 @@ def _finish(
     if run.plan.is_file():
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
         write_json(run.plan, {**plan, "measured": measured_cost(prepared, state).document()})
-    write_text(run.model / "README.md", model_card(recipe, prepared.facts(), scores))
+    write_text(finished_folder(run, recipe) / "README.md", finished_card(recipe, prepared, scores))
     facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
     write_json(
         run.results,
@@ -197,7 +210,7 @@ def _summary(run: RunDirectory, report: Path) -> dict[str, Any]:
     return {
         "status": "finished",
         "run": str(run.path),
-        "model": str(run.model),
+        "model": str(run.adapter if run.adapter.is_dir() else run.model),
         "report": str(report),
         "scores": results["scores"],
         "baselines": results.get("baselines", []),

@@ -1,0 +1,20 @@
+"""Activations that are computed again in the backward pass, so that they need not be kept."""
+
+from typing import Any
+
+from finesight.core.errors import ModelError
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Keep only the inputs of each layer of a `transformers` model while it trains; raises ModelError where it cannot.
+
+    Without re-entrant autograd: gradients then reach an adapter though the layer's input needs none.
+    """
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(
+            f"a {type(model).__name__} cannot compute its activations again",
+            "train.gradient_checkpointing",
+            "take it out, or lower `train.micro_batch`",
+        ) from error
