@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from finesight.core.errors import ModelError
 from finesight.core.ports import Ports
+from finesight.models.compose.sources import COMPOSED, know_composed
 from finesight.models.ports import ports_of
 from finesight.models.quiet import no_progress_bars
 
@@ -25,10 +26,11 @@ class LoadedModel:
 def load_processor(place: str) -> tuple[Any, Any]:
     """Configuration and processor of a model folder or hub id; no weights are read."""
     try:
+        know_composed()
         config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model can be read there: {_first_line(error)}", place, _cure(place)) from error
-    if config.model_type != "llava":
+    if config.model_type not in COMPOSED:
         raise ModelError(
             f"it is of the family `{config.model_type}`, which cannot be used yet",
             place,

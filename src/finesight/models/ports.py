@@ -75,7 +75,8 @@ class _Render:
 def ports_of(processor: Any, config: Any) -> Ports:
     """Ports of a LLaVA model from its processor and configuration; no weights are touched."""
     tokenizer = processor.tokenizer
-    patches = config.vision_config.image_size // config.vision_config.patch_size
+    size = processor.image_processor.size
+    patches = (size["height"] // processor.patch_size) if "height" in size else 0
     extra = processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
     image = _image_port(processor, patches**2 + extra)
 

@@ -29,6 +29,7 @@ from finesight.models.scratch import build_model, build_processor
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
+from finesight.workflows.composed import composed_model
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream, words_of
 from finesight.workflows.places import find_model
 from finesight.workflows.tokenizer import scratch_processor
@@ -104,7 +105,7 @@ def prepare(
 
     rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    loaded = _model(recipe, samples.get("train"), head, tick)
+    loaded = _model(recipe, samples.get("train"), head, notices, tick)
     frozen = freeze(loaded.model, recipe.model.freeze)
     if frozen:
         notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
@@ -165,10 +166,17 @@ def course_of(recipe: Recipe, prepared: Prepared) -> Course:
 
 
 def _model(
-    recipe: Recipe, train: SampleSet | None, head: Head | None, tick: Callable[[int], object]
+    recipe: Recipe,
+    train: SampleSet | None,
+    head: Head | None,
+    notices: Notices,
+    tick: Callable[[int], object],
 ) -> LoadedModel:
     if recipe.model.pretrained is not None:
         return find_model(recipe.model.pretrained).loaded
+    if recipe.model.compose is not None:
+        words = None if head is None else words_of(head.samples)
+        return composed_model(recipe.model.compose, recipe.run.seed, train, words, notices, tick)
     scratch = recipe.model.scratch
     assert scratch is not None
     if train is not None:
