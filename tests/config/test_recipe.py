@@ -271,7 +271,7 @@ def fits(value: Any, node: dict[str, Any], whole: dict[str, Any]) -> bool:
                 and all(
                     fits(item, known[key], whole)
                     if key in known
-                    else isinstance(other, dict) and fits(item, other, whole)
+                    else other is True or (isinstance(other, dict) and fits(item, other, whole))
                     for key, item in value.items()
                 )
             )

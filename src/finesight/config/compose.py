@@ -92,7 +92,7 @@ class LanguagePart(Section):
     vocabulary: Annotated[int, Field(ge=264)] = 512
     """With `config`: largest number of tokens of the byte-level BPE tokenizer that learns from the training data."""
     template: str | None = None
-    """How turns are written: `plain` (User: … Assistant: …), or the path of a Jinja file. The model's own where absent."""
+    """How turns are written: `plain` (User: … Assistant: …), or a Jinja file's path. The model's own where absent."""
 
     @model_validator(mode="after")
     def _origin(self) -> "LanguagePart":

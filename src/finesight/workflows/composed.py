@@ -38,7 +38,9 @@ def composed_model(
     processor = build_processor(parts, learned)
     model = build_model(parts, processor, seed)
     if not parts.plain:
-        told = "it is no plain LLaVA model: its folder carries modeling_finesight.py, and others load it with "
+        told = (
+            "it is no plain LLaVA model: its folder carries modeling_finesight.py, and others load it with "
+        )
         notices.add("format", told + "`trust_remote_code=True`")
     return LoadedModel(model, processor, ports_of(processor, model.config))
 

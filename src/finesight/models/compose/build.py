@@ -94,9 +94,7 @@ def open_parts(compose: Compose) -> Parts:
 def _fits(compose: Compose, vision: Encoder) -> None:
     projector, tokens = compose.projector, compose.vision.tokens
     if tokens == "cls" and not vision.prefix:
-        raise ModelError(
-            "this encoder has no class token", "model.compose.vision.tokens", "choose `patches`"
-        )
+        raise ModelError("this encoder has no class token", "model.compose.vision.tokens", "choose `patches`")
     if projector.kind != "pixel_shuffle":
         return
     factor = projector.factor or 2
@@ -129,7 +127,9 @@ def build_processor(parts: Parts, learned: str | None = None) -> LlavaProcessor:
     else:
         tokenizer = copy.deepcopy(language.tokenizer)
     special = [IMAGE, *(token for token in (compose.image_start, compose.image_end) if token)]
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special], special_tokens=True)
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in special], special_tokens=True
+    )
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.model_max_length = language.config.max_position_embeddings
@@ -158,7 +158,9 @@ def build_config(parts: Parts, processor: LlavaProcessor) -> LlavaConfig:
     """The model's configuration; no weights are made."""
     compose, vision, tokenizer = parts.compose, parts.vision, processor.tokenizer
     text = copy.deepcopy(parts.language.config)
-    text.vocab_size = len(tokenizer) if parts.language.weights is None else max(text.vocab_size, len(tokenizer))
+    text.vocab_size = (
+        len(tokenizer) if parts.language.weights is None else max(text.vocab_size, len(tokenizer))
+    )
     text.pad_token_id, text.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     text.bos_token_id = tokenizer.bos_token_id
     common: dict[str, Any] = {
@@ -172,7 +174,9 @@ def build_config(parts: Parts, processor: LlavaProcessor) -> LlavaConfig:
     }
     if parts.plain:
         # "linear" is the identity between LLaVA's two matrices: together one linear map
-        return LlavaConfig(**common, projector_hidden_act="gelu" if compose.projector.kind == "mlp" else "linear")
+        return LlavaConfig(
+            **common, projector_hidden_act="gelu" if compose.projector.kind == "mlp" else "linear"
+        )
     projector = compose.projector
     return FinesightLlavaConfig(
         **common,
@@ -197,7 +201,10 @@ def build_model(parts: Parts, processor: LlavaProcessor, seed: int) -> LlavaForC
         words = parts.language.load(config.text_config, len(processor.tokenizer))
         ids = torch.arange(min(8, config.text_config.vocab_size))[None]
         alone = _logits(words, ids)
-        config.vision_config, config.text_config = tower.config, _with_tokens(words.decoder.config, config.text_config)
+        config.vision_config, config.text_config = (
+            tower.config,
+            _with_tokens(words.decoder.config, config.text_config),
+        )
         kind = LlavaForConditionalGeneration if parts.plain else FinesightLlavaForConditionalGeneration
         with torch.device("meta"):
             model = kind(config)
@@ -225,7 +232,7 @@ def _with_tokens(own: Any, planned: Any) -> Any:
 
 
 def _draw(projector: nn.Module) -> None:
-    """Random values as `transformers` draws them: matrices by a normal distribution, biases nought, norms as they are."""
+    """Random values as `transformers` draws them: normal ones in matrices, no biases, norms as they are."""
     for module in projector.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)

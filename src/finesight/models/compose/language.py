@@ -137,7 +137,9 @@ def _loaded(place: str, config: Any) -> Words:
     try:
         with no_progress_bars():
             if AutoConfig.from_pretrained(place, trust_remote_code=False).model_type in COMPOSED:
-                both = AutoModelForImageTextToText.from_pretrained(place, dtype="float32", use_safetensors=True)
+                both = AutoModelForImageTextToText.from_pretrained(
+                    place, dtype="float32", use_safetensors=True
+                )
                 return Words(both, both.model.language_model, both.get_output_embeddings())
             model, facts = AutoModelForCausalLM.from_pretrained(
                 place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
@@ -167,7 +169,7 @@ def _grow(words: Words, rows: int, known: int, tokens: int) -> None:
     words.decoder.config.vocab_size = rows
 
 
-def _grown(table: nn.Parameter, rows: int, known: int, tokens: int) -> nn.Parameter:
+def _grown(table: Any, rows: int, known: int, tokens: int) -> nn.Parameter:
     """(V, …) to (rows, …)."""
     old = table.data
     mean = old[:known].mean(0)

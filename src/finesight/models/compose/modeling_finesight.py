@@ -12,10 +12,16 @@ width, E the language model's.
 import math
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, LlavaConfig, LlavaForConditionalGeneration, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaModel
 
@@ -40,14 +46,14 @@ class FinesightEfficientNetLiteConfig(PretrainedConfig):
     image_size: int = 128
     num_channels: int = 3
     stem: int = 32
-    blocks: list | None = None
+    blocks: list[list[int]] | None = None
     hidden_size: int = 1280
     patch_size: int = 32  # what the strides make together
     num_hidden_layers: int = 1  # what `vision_feature_layer` may choose from: the head's output alone
     norm_eps: float = 1e-3
     norm_momentum: float = 0.01
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         """Fill in the blocks of Lite0."""
         self.blocks = [list(stage) for stage in self.blocks or LITE0_BLOCKS]
         super().__post_init__(**kwargs)
@@ -74,10 +80,13 @@ class FinesightLlavaConfig(LlavaConfig):
     projector_factor: int = 2
     head_bias: bool = False
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         """Know the encoder of this file, which no table of `transformers` has."""
-        vision = self.vision_config
-        if isinstance(vision, dict) and vision.get("model_type") == FinesightEfficientNetLiteConfig.model_type:
+        vision = vars(self)["vision_config"]
+        if (
+            isinstance(vision, dict)
+            and vision.get("model_type") == FinesightEfficientNetLiteConfig.model_type
+        ):
             self.vision_config = FinesightEfficientNetLiteConfig(**vision)
         super().__post_init__(**kwargs)
 
@@ -101,7 +110,9 @@ class SameConv(nn.Conv2d):
 class ConvNorm(nn.Module):
     """Convolution, batch norm and, but for the last of a block, ReLU6."""
 
-    def __init__(self, config: Any, channels_in: int, channels_out: int, kernel: int, *rest: int, act: bool = True):
+    def __init__(
+        self, config: Any, channels_in: int, channels_out: int, kernel: int, *rest: int, act: bool = True
+    ):
         super().__init__()
         self.conv = SameConv(channels_in, channels_out, kernel, *rest)
         self.norm = nn.BatchNorm2d(channels_out, eps=config.norm_eps, momentum=config.norm_momentum)
@@ -113,9 +124,11 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MBConv (Sandler et al., arXiv 1801.04381): widen, filter each channel, narrow; added to its input where it can be."""
+    """MBConv (Sandler et al., arXiv 1801.04381): widen, filter each channel, narrow, and add where the shape stays."""
 
-    def __init__(self, config: Any, channels_in: int, kernel: int, stride: int, expansion: int, channels_out: int):
+    def __init__(
+        self, config: Any, channels_in: int, kernel: int, stride: int, expansion: int, channels_out: int
+    ):
         super().__init__()
         inside = channels_in * expansion
         self.expand = ConvNorm(config, channels_in, inside, 1) if expansion != 1 else nn.Identity()
@@ -142,13 +155,22 @@ class FinesightEfficientNetLite(PreTrainedModel):
         super().__init__(config)
         self.stem = ConvNorm(config, config.num_channels, config.stem, 3, 2)
         channels, blocks = config.stem, []
-        for repeats, kernel, stride, expansion, made in config.blocks:
+        for repeats, kernel, stride, expansion, made in config.blocks or ():
             for number in range(repeats):
-                blocks.append(InvertedResidual(config, channels, kernel, stride if number == 0 else 1, expansion, made))
+                blocks.append(
+                    InvertedResidual(config, channels, kernel, stride if number == 0 else 1, expansion, made)
+                )
                 channels = made
         self.blocks = nn.ModuleList(blocks)
         self.last = ConvNorm(config, channels, config.hidden_size, 1)
         self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As EfficientNet begins: variance 2 over a filter's outputs, so that signals keep their size."""
+        super()._init_weights(module)
+        if isinstance(module, SameConv):
+            outputs = module.weight[0, 0].numel() * module.out_channels // module.groups
+            init.normal_(module.weight, mean=0.0, std=math.sqrt(2 / outputs))
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
         """The features of each place, row by row."""
@@ -225,7 +247,9 @@ class FinesightLlavaModel(LlavaModel):
         super(LlavaModel, self).__init__(config)  # LLaVA's own parts are not made
         own = isinstance(config.vision_config, FinesightEfficientNetLiteConfig)
         self.vision_tower = (
-            FinesightEfficientNetLite(config.vision_config) if own else AutoModel.from_config(config.vision_config)
+            FinesightEfficientNetLite(config.vision_config)
+            if own
+            else AutoModel.from_config(config.vision_config)
         )
         self.multi_modal_projector = FinesightProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
@@ -246,7 +270,9 @@ class FinesightLlavaModel(LlavaModel):
             features = features.flatten(2).transpose(1, 2)
         if self.config.vision_tokens == "cls":
             return features[:, :1]
-        return features[:, self.config.vision_prefix :] if self.config.vision_tokens == "patches" else features
+        return (
+            features[:, self.config.vision_prefix :] if self.config.vision_tokens == "patches" else features
+        )
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
         """Visual tokens of each picture, (K, E), in `pooler_output`."""

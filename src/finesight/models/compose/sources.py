@@ -60,13 +60,17 @@ def config_from(values: Mapping[str, Any], key: str) -> Any:
         form = own.get(kind) or CONFIG_MAPPING[kind]
     except KeyError as error:
         raise ModelError(
-            f"`transformers` knows no `model_type: {kind}`", key, "use a name such as siglip_vision_model or llama"
+            f"`transformers` knows no `model_type: {kind}`",
+            key,
+            "use a name such as siglip_vision_model or llama",
         ) from error
     known = {field.name for field in fields(form)} | set(form.attribute_map)
     strange = sorted(values.keys() - known - {"model_type"})
     if strange:
         raise ModelError(
-            f"a {kind} has no `{'`, `'.join(strange)}`", key, f"its values are {', '.join(sorted(known - _OF_ALL))}"
+            f"a {kind} has no `{'`, `'.join(strange)}`",
+            key,
+            f"its values are {', '.join(sorted(known - _OF_ALL))}",
         )
     try:
         return form(**{name: value for name, value in values.items() if name != "model_type"})

@@ -52,7 +52,9 @@ def chat_template(asked: str | None, own: str | None, close: str, start: str | N
         inner = own
     else:
         raise ModelError(
-            "this language model has no chat template", _WHERE, "give `template: plain`, or the path of a Jinja file"
+            "this language model has no chat template",
+            _WHERE,
+            "give `template: plain`, or the path of a Jinja file",
         )
     return _FLATTEN.replace("PICTURE", _quoted(f"{start or ''}{IMAGE}{end or ''}")) + inner
 

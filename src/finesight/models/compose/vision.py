@@ -60,13 +60,16 @@ class Encoder:
 def open_encoder(part: VisionPart) -> Encoder:
     """Read what an encoder is; raises ModelError where none is there, or where it cannot be read as asked."""
     weights = part.pretrained
-    mean, std, resample = (0.5,) * 3, (0.5,) * 3, _BICUBIC
+    mean: tuple[float, ...] = (0.5,) * 3
+    std, resample = mean, _BICUBIC
     if part.config is not None:
         config = config_from(part.config, f"{_WHERE}.config")
     elif weights in BODIES or str(weights).endswith(".pth"):
-        weights = str(find_body(weights)) if weights in BODIES else str(weights)
+        weights = str(find_body(str(weights)) if weights in BODIES else weights)
         if not weights.endswith(".pth"):
-            raise ModelError(f"`{part.pretrained}` is no vision encoder", f"{_WHERE}.pretrained", "name another")
+            raise ModelError(
+                f"`{part.pretrained}` is no vision encoder", f"{_WHERE}.pretrained", "name another"
+            )
         config, mean, std = FinesightEfficientNetLiteConfig(), MEAN, STD
     else:
         config = config_at(str(weights), _WHERE)
@@ -114,7 +117,8 @@ def _picture_settings(place: str) -> tuple[tuple[float, ...], tuple[float, ...],
 def _built(config: Any) -> nn.Module:
     if isinstance(config, FinesightEfficientNetLiteConfig):
         return FinesightEfficientNetLite(config)
-    return AutoModel.from_config(config, dtype=torch.float32)
+    tower: nn.Module = AutoModel.from_config(config, dtype=torch.float32)
+    return tower
 
 
 def _measured(part: VisionPart, config: Any, size: int) -> tuple[int, int, int, bool]:
@@ -141,7 +145,9 @@ def _measured(part: VisionPart, config: Any, size: int) -> tuple[int, int, int, 
     if features.dim() == 4:
         width, height, across = features.shape[1:]
         if height != across:
-            raise ModelError(f"the encoder gives no square of features with {told}", _WHERE, "use another one")
+            raise ModelError(
+                f"the encoder gives no square of features with {told}", _WHERE, "use another one"
+            )
         return width, 0, height, False
     places, width = features.shape[1:]
     patch = config.to_dict().get("patch_size")
@@ -149,12 +155,19 @@ def _measured(part: VisionPart, config: Any, size: int) -> tuple[int, int, int, 
     prefix = places - grid * grid
     if prefix < 0:
         raise ModelError(
-            f"the encoder gives {places} tokens with {told}, fewer than {grid} × {grid} patches", _WHERE, "use another one"
+            f"the encoder gives {places} tokens with {told}, fewer than {grid} × {grid} patches",
+            _WHERE,
+            "use another one",
         )
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in tower.modules())
     own = isinstance(config, FinesightEfficientNetLiteConfig)
     readable = part.tokens == "all" or (part.tokens == "patches" and prefix <= 1)
-    return width, prefix, grid, readable and not norms and not own and config.to_dict().get("hidden_size") == width
+    return (
+        width,
+        prefix,
+        grid,
+        readable and not norms and not own and config.to_dict().get("hidden_size") == width,
+    )
 
 
 def _loaded(place: str, config: Any) -> nn.Module:
@@ -163,7 +176,9 @@ def _loaded(place: str, config: Any) -> nn.Module:
         with no_progress_bars():
             outer = AutoConfig.from_pretrained(place)
             if outer.model_type in COMPOSED:
-                model = AutoModelForImageTextToText.from_pretrained(place, dtype="float32", use_safetensors=True)
+                model = AutoModelForImageTextToText.from_pretrained(
+                    place, dtype="float32", use_safetensors=True
+                )
                 tower: nn.Module = model.model.vision_tower
                 return tower
             tower, facts = AutoModel.from_pretrained(
@@ -171,7 +186,9 @@ def _loaded(place: str, config: Any) -> nn.Module:
             )
     except READ_ERRORS as error:
         raise ModelError(
-            f"its weights cannot be read: {said(error)}", f"{_WHERE}.pretrained: {place}", "save it as safetensors"
+            f"its weights cannot be read: {said(error)}",
+            f"{_WHERE}.pretrained: {place}",
+            "save it as safetensors",
         ) from error
     # a pooling layer is behind all that is read here, and a classifier's folder has none
     whole(facts, place, lambda name: name.startswith(("pooler.", "vision_model.head.", "head.")))
