@@ -109,6 +109,9 @@ class Model(Section):
     """A vision encoder, a projector and a language model put together, each pretrained or with random weights."""
     freeze: tuple[PartName, ...] = ()
     """Parts that do not learn."""
+    cache: Literal["none", "features"] = "none"
+    """With `features`: what a frozen vision encoder sees in each picture is kept on disk and read from there, where
+    that is faster than encoding it again, and where no `data.transforms` change the pictures."""
 
     @property
     def vocabulary(self) -> int | None:

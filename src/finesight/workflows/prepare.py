@@ -31,6 +31,7 @@ from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.composed import composed_model
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream, words_of
+from finesight.workflows.features import remember_features
 from finesight.workflows.places import find_model
 from finesight.workflows.tokenizer import scratch_processor
 
@@ -129,6 +130,10 @@ def prepare(
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
     loaded.model.to(device)
+    if recipe.model.cache == "features":
+        if observer is not None:
+            observer.on_phase("encode pictures", 0)
+        remember_features(recipe, loaded.model, splits, precision, notices, tick)
     limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
     stream = None if rows is None else StreamSet(rows, loaded.ports, recipe.run.seed, limit, transform)
     prepared = Prepared(
