@@ -21,9 +21,24 @@ print(processor.batch_decode(answer, skip_special_tokens=True)[0])
 ```"""
 
 
+_OWN_CODE = """This folder carries its modelling code, `modeling_finesight.py`, which needs `torch` and `transformers`
+alone. Others run it only where they are told to, by `trust_remote_code=True`: read it first. finesight has the same
+code, and does not run the folder's."""
+
+
 def _samples(facts: Mapping[str, Any]) -> str:
     count = facts["data"]["train"]["samples"]
     return "a stream of samples" if count is None else f"{count:,} samples"
+
+
+def _has_own_code(facts: Mapping[str, Any]) -> bool:
+    return facts.get("family") == "finesight_llava"
+
+
+def _architecture(facts: Mapping[str, Any]) -> str:
+    return (
+        "an architecture of its own, close to LLaVA's" if _has_own_code(facts) else "the LLaVA architecture"
+    )
 
 
 def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:
@@ -38,9 +53,11 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score]
         "",
         recipe.description or "A vision-language model.",
         "",
-        f"{total:,} parameters in the LLaVA architecture, trained with finesight on {_samples(facts)}.",
+        f"{total:,} parameters in {_architecture(facts)}, trained with finesight on {_samples(facts)}.",
         "",
     ]
+    if _has_own_code(facts):
+        lines += [_OWN_CODE, ""]
     if scores:
         lines += ["| split | slice | score | value | 95 % interval | samples |", "|---|---|---|---|---|---|"]
         lines += [
@@ -48,4 +65,5 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score]
             for s in scores
         ]
         lines.append("")
-    return "\n".join([*lines, "## Load it without finesight", "", _LOAD, ""])
+    load = _LOAD.replace('(".")', '(".", trust_remote_code=True)') if _has_own_code(facts) else _LOAD
+    return "\n".join([*lines, "## Load it without finesight", "", load, ""])

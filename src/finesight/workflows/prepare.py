@@ -83,7 +83,8 @@ class Prepared:
         bad, listed = len(self.policy.faults), len(self.policy.listed)
         faults = {"bad_rows": bad, "too_long": listed - bad}
         data = {**stream, **self.outline}
-        return {"data": data, "faults": faults, "parameters": parts, "compute": where}
+        family = self.model.config.model_type
+        return {"data": data, "faults": faults, "family": family, "parameters": parts, "compute": where}
 
 
 def prepare(

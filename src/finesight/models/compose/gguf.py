@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,15 +21,17 @@ def converted(file: Path) -> str:
     """
     if not file.is_file():
         raise ModelError("there is no such file", str(file), "give the path of a `.gguf` file")
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError("a `.gguf` file needs the package gguf", str(file), "`pip install gguf`")
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " ".join(missing)
+        raise ModelError(f"a `.gguf` file needs the package {names}", str(file), f"`pip install {names}`")
     facts = file.stat()
 
     def write(folder: Path) -> None:
         where, name = str(file.parent), file.name
         with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype="float32")
-            model.save_pretrained(folder)
+            read = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype="float32")
+            _plain(read).save_pretrained(folder)
             AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(folder)
 
     try:
@@ -46,3 +49,11 @@ def converted(file: Path) -> str:
             str(file),
             "name a `.gguf` file that `transformers` reads",
         ) from error
+
+
+def _plain(read: Any) -> Any:
+    """A model of ordinary matrices with the values of one that was read from a `.gguf` file, which cannot be saved."""
+    values = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
+    model = AutoModelForCausalLM.from_config(type(read.config).from_dict(values), dtype="float32")
+    model.load_state_dict(read.state_dict())
+    return model
