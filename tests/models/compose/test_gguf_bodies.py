@@ -60,7 +60,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_converted_once_and_computes_the_same(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype="float32").eval()
+    reference = AutoModelForCausalLM.from_pretrained(
+        str(file.parent), gguf_file=file.name, dtype="float32"
+    ).eval()
     loaded = built(composed("clip", "mlp", {"pretrained": str(file)}))
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
