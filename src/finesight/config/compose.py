@@ -68,6 +68,9 @@ class ProjectorPart(Section):
     factor: Annotated[int, Field(ge=2)] | None = None
     """Side of the squares of patches that pixel_shuffle makes one token of; 2 where absent."""
 
+    pretrained: str | None = None
+    """A `.safetensors`, `.bin`, `.pt` or `.pth` file with the weights of such a projector; random where absent."""
+
     @model_validator(mode="after")
     def _own_sizes(self) -> "ProjectorPart":
         given = [name for name in ("width", "blocks", "factor") if getattr(self, name) is not None]

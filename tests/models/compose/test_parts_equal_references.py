@@ -130,3 +130,39 @@ def test_a_pretrained_language_model_keeps_its_words(tmp_path: Path, kind: str) 
     assert tied == bool(config.tie_word_embeddings)
     assert loaded.model.get_decoder() is loaded.model.model.language_model
     assert (loaded.model.lm_head.bias is not None) == (kind == "phi")
+
+
+@pytest.mark.parametrize(
+    ("kind", "language", "names"),
+    [
+        ("mlp", "llama", {"linear_1": "model.mm_projector.0", "linear_2": "model.mm_projector.2"}),
+        ("resblock", "llama", {"steps.": "multi_modal_projector.steps."}),
+        ("pixel_shuffle", "gpt2", {"steps.": "mm_projector."}),
+    ],
+)
+def test_a_projectors_own_file_is_taken(
+    tmp_path: Path, kind: str, language: str, names: dict[str, str]
+) -> None:
+    own = built(composed("clip", kind, language), seed=5).model.model.multi_modal_projector.state_dict()
+    renamed = {}
+    for name, value in own.items():
+        start = next(start for start in names if name.startswith(start))
+        renamed[names[start] + name.removeprefix(start)] = value.half()
+    torch.save(renamed, tmp_path / "p.bin")
+    section = {"kind": kind, "pretrained": str(tmp_path / "p.bin")}
+    taken = built(composed("clip", section, language), seed=6).model.model.multi_modal_projector.state_dict()
+    assert all(torch.equal(taken[name], own[name].half().float()) for name in own)
+    with pytest.raises(ModelError, match="not the weights of this projector"):
+        built(composed("clip", {**section, "kind": "linear" if kind == "resblock" else "resblock"}, language))
+
+
+def test_one_matrix_is_followed_by_the_identity(tmp_path: Path) -> None:
+    torch.save(
+        {"mm_projector.weight": torch.randn(32, 32), "mm_projector.bias": torch.randn(32)}, tmp_path / "p.pt"
+    )
+    section = {"kind": "linear", "pretrained": str(tmp_path / "p.pt")}
+    projector = built(composed("clip", section, "llama")).model.model.multi_modal_projector
+    held = torch.load(tmp_path / "p.pt", weights_only=True)
+    x = torch.randn(3, 32)
+    expected = x @ held["mm_projector.weight"].T + held["mm_projector.bias"]
+    assert torch.allclose(projector(x).detach(), expected, atol=1e-5)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -18,6 +18,7 @@ from finesight.models.compose.modeling_finesight import (
     FinesightLlavaConfig,
     FinesightLlavaForConditionalGeneration,
 )
+from finesight.models.compose.projector import draw_projector, load_projector
 from finesight.models.compose.sources import know_composed
 from finesight.models.compose.templates import chat_template
 from finesight.models.compose.vision import Encoder, open_encoder
@@ -209,7 +210,9 @@ def build_model(parts: Parts, processor: LlavaProcessor, seed: int) -> LlavaForC
         with torch.device("meta"):
             model = kind(config)
         projector = type(model.model.multi_modal_projector)(config)
-        _draw(projector)
+        draw_projector(projector)
+    if parts.compose.projector.pretrained is not None:
+        load_projector(projector, parts.compose.projector.pretrained)
     model.model.vision_tower, model.model.language_model = tower, words.decoder
     model.model.multi_modal_projector, model.lm_head = projector, words.head
     if config.tie_word_embeddings:
@@ -229,15 +232,6 @@ def _with_tokens(own: Any, planned: Any) -> Any:
     for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
         setattr(own, name, getattr(planned, name))
     return own
-
-
-def _draw(projector: nn.Module) -> None:
-    """Random values as `transformers` draws them: normal ones in matrices, no biases, norms as they are."""
-    for module in projector.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()

