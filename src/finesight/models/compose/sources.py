@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from finesight.config.compose import DERIVED
 from finesight.core.errors import ModelError
 from finesight.models.compose.modeling_finesight import (
     FinesightEfficientNetLiteConfig,
@@ -70,7 +71,7 @@ def config_from(values: Mapping[str, Any], key: str) -> Any:
         raise ModelError(
             f"a {kind} has no `{'`, `'.join(strange)}`",
             key,
-            f"its values are {', '.join(sorted(known - _OF_ALL))}",
+            f"its values are {', '.join(sorted(known - _OF_ALL - set(DERIVED)))}",
         )
     try:
         return form(**{name: value for name, value in values.items() if name != "model_type"})
