@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from finesight.config.base import Inconsistent, Section, Switch
+from finesight.config.compose import Compose
 
 PartName = Literal["vision_tower", "audio_tower", "projector", "language_model"]
 
@@ -98,21 +99,38 @@ class Scratch(Section):
 
 
 class Model(Section):
-    """Where the model comes from: exactly one of `scratch` and `pretrained`."""
+    """Where the model comes from: exactly one of `scratch`, `pretrained` and `compose`."""
 
     scratch: Scratch | None = None
     """Every size of a model with random weights."""
     pretrained: str | None = None
-    """A run, its `model/` or `adapter/`, a checkpoint, or a folder or hub id of a LLaVA model of `transformers`."""
+    """A run, its `model/` or `adapter/`, a checkpoint, or a folder or hub id of a model that `transformers` loads."""
+    compose: Compose | None = None
+    """A vision encoder, a projector and a language model put together, each pretrained or with random weights."""
     freeze: tuple[PartName, ...] = ()
     """Parts that do not learn."""
+    cache: Literal["none", "features"] = "none"
+    """With `features`: what a frozen vision encoder sees in each picture is kept on disk and read from there, where
+    that is faster than encoding it again, and where no `data.transforms` change the pictures."""
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Largest size of the tokenizer that learns from the training data; None where the model brings its own."""
+        if self.scratch is not None:
+            return self.scratch.tokenizer.vocabulary
+        if self.compose is not None and self.compose.language.config is not None:
+            return self.compose.language.vocabulary
+        return None
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Model":
-        if (self.scratch is None) == (self.pretrained is None):
-            given = "neither" if self.scratch is None else "both"
+        origins = ("scratch", "pretrained", "compose")
+        given = [name for name in origins if getattr(self, name) is not None]
+        if len(given) != 1:
+            there = " and ".join(f"`{name}`" for name in given) + " are there" if given else "none is there"
             raise Inconsistent(
-                f"exactly one of `scratch` and `pretrained` says where the model comes from; {given} is there",
-                "give `scratch: {}` for a model with random weights, or `pretrained:` with a run, folder or hub id",
+                f"exactly one of `scratch`, `pretrained` and `compose` says where the model comes from; {there}",
+                "give `scratch: {}` for a model with random weights, `pretrained:` with a run, folder or hub id, or "
+                "`compose:` with its parts",
             )
         return self

@@ -37,17 +37,36 @@ print(processor.batch_decode(answer, skip_special_tokens=True)[0])
 ```"""
 
 
+_OWN_CODE = """This folder carries its modelling code, `modeling_finesight.py`, which needs `torch` and `transformers`
+alone. Others run it only where they are told to, by `trust_remote_code=True`: read it first. finesight has the same
+code, and does not run the folder's."""
+
+
 def _samples(facts: Mapping[str, Any]) -> str:
     count = facts["data"]["train"]["samples"]
     return "a stream of samples" if count is None else f"{count:,} samples"
 
 
+def _has_own_code(facts: Mapping[str, Any]) -> bool:
+    return facts.get("family") == "finesight_llava"
+
+
+def _architecture(facts: Mapping[str, Any]) -> str:
+    own = "an architecture of its own, close to LLaVA's"
+    return own if _has_own_code(facts) else f"the architecture `{facts['family']}`"
+
+
 def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = (), note: str = "") -> str:
     """Markdown for the `README.md` of a saved model; `facts` as `environment.json` has them."""
     total = sum(part["total"] for part in facts["parameters"].values())
-    about = f"{total:,} parameters in the LLaVA architecture, trained with finesight on {_samples(facts)}."
+    about = [f"{total:,} parameters in {_architecture(facts)}, trained with finesight on {_samples(facts)}."]
+    about += [note] if note else []
+    load = _LOAD
+    if _has_own_code(facts):
+        about.append(_OWN_CODE)
+        load = _LOAD.replace('(".")', '(".", trust_remote_code=True)')
     head = ["library_name: transformers", "pipeline_tag: image-text-to-text"]
-    return _card(recipe, head, [about, *([note] if note else [])], scores, _LOAD)
+    return _card(recipe, head, about, scores, load)
 
 
 def adapter_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:

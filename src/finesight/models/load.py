@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from finesight.core.errors import ModelError
 from finesight.core.ports import Ports
+from finesight.models.compose.sources import know_composed
 from finesight.models.kinds import auto_class
 from finesight.models.ports import ports_of
 from finesight.models.processors import read_processor
@@ -27,6 +28,7 @@ class LoadedModel:
 def load_processor(place: str) -> tuple[Any, Any]:
     """Configuration and processor of a model folder or hub id; no weights are read."""
     try:
+        know_composed()
         config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model can be read there: {_first_line(error)}", place, _cure(place)) from error

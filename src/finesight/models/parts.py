@@ -87,9 +87,14 @@ def _type_of(model: Any) -> str:
 
 def _unused(model: Any) -> set[str]:
     """Names of the parameters that no output depends on: those behind the vision layer that LLaVA reads."""
-    if _type_of(model) != "llava":
+    if _type_of(model) not in ("llava", "finesight_llava"):
         return set()
-    chosen, layers = model.config.vision_feature_layer, model.config.vision_config.num_hidden_layers
+    chosen, layers = (
+        model.config.vision_feature_layer,
+        model.config.vision_config.to_dict().get("num_hidden_layers"),
+    )
+    if layers is None:  # no transformer: its layers are not numbered
+        return set()
     # hidden_states[k] is the output of k layers, from 0 to `layers`
     read = [index % (layers + 1) for index in ([chosen] if isinstance(chosen, int) else chosen)]
     names = set()

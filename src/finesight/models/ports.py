@@ -115,8 +115,7 @@ def _picture_port(
     number = tokenizer_of(processor).convert_tokens_to_ids(token) if token else -1
     named = (one for one in getattr(processor, "image_token_ids", ()) if one is not None)
     visual = tuple(map(int, named)) or (number,)
-    cls = class_of(config)
-    names = frozenset(inspect.signature(cls.forward).parameters) if cls is not None else frozenset[str]()
+    names = frozenset(inspect.signature(class_of(config).forward).parameters)
     along = _along(family, names)
     simple = squashed(images) if along == "none" else None
     if not token:

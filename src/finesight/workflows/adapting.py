@@ -56,7 +56,9 @@ def begin_adapter(
         place = known.place
     loaded, unused = _load(place, settings.quantize, compute, settings.save)
     base = base_at(place, loaded.model.config, settings.quantize, compute)
-    attached = attach(loaded.model, settings, unused, parts_by_name(loaded.model), hash_seed(seed, _ATTACHING))
+    attached = attach(
+        loaded.model, settings, unused, parts_by_name(loaded.model), hash_seed(seed, _ATTACHING)
+    )
     if continued is not None and known is not None:
         folder, checkpoint = continued
         check_same(known, base, str(folder))

@@ -140,7 +140,7 @@ def open_stream(
     _refuse(recipe, rows.length)
     for kind, text in rows.source.said:
         notices.add(kind, text)
-    file, scratch = rows.source.reader.file, recipe.model.scratch is not None
+    file, scratch = rows.source.reader.file, recipe.model.vocabulary is not None
     notices.add(
         "stream",
         f"{file} is read as it comes: {source.buffer:,} rows are shuffled among each other, samples are not grouped by "

@@ -30,7 +30,9 @@ from finesight.models.scratch import build_model, build_processor
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
+from finesight.workflows.composed import composed_model
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream, words_of
+from finesight.workflows.features import remember_features
 from finesight.workflows.places import adapter_of, find_model, model_place
 from finesight.workflows.tokenizer import scratch_processor
 
@@ -84,8 +86,10 @@ class Prepared:
         bad, listed = len(self.policy.faults), len(self.policy.listed)
         faults = {"bad_rows": bad, "too_long": listed - bad}
         data = {**stream, **self.outline}
+        family = self.model.config.model_type
         base = {} if self.adapted is None else {"base": self.adapted.base.facts()}
-        return {"data": data, "faults": faults, "parameters": parts, **base, "compute": where}
+        known = {"data": data, "faults": faults, "family": family, "parameters": parts}
+        return {**known, **base, "compute": where}
 
 
 def prepare(
@@ -136,6 +140,10 @@ def prepare(
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
     loaded.model.to(device)
+    if recipe.model.cache == "features":
+        if observer is not None:
+            observer.on_phase("encode pictures", 0)
+        remember_features(recipe, loaded.model, splits, precision, notices, tick)
     limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
     stream = None if rows is None else StreamSet(rows, loaded.ports, recipe.run.seed, limit, transform)
     prepared = Prepared(
@@ -202,6 +210,9 @@ def _model(
 ) -> LoadedModel:
     if recipe.model.pretrained is not None:
         return _start(recipe.model.pretrained, notices)
+    if recipe.model.compose is not None:
+        words = None if head is None else words_of(head.samples)
+        return composed_model(recipe.model.compose, recipe.run.seed, train, words, notices, tick)
     scratch = recipe.model.scratch
     assert scratch is not None
     if train is not None:

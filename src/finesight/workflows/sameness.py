@@ -14,10 +14,9 @@ from torch import Tensor
 from finesight.config.train import Generation
 from finesight.core.ports import Ports
 from finesight.core.sample import Sample
-from finesight.data.dataset import prepare_pictures
-from finesight.data.encode import encode_prompt
-from finesight.generation.predict import answer
+from finesight.generation.predict import answer_all
 from finesight.models.decoding import decoding
+from finesight.models.forward import output_embeddings
 from finesight.training.step import evaluating
 
 SAME = 1e-5
@@ -67,11 +66,9 @@ def hear(model: Any, ports: Ports, samples: Sequence[Sample], settings: Generati
     with evaluating(model):
         for at in range(0, len(samples), _TOGETHER):
             part = samples[at : at + _TOGETHER]
-            prompts = [encode_prompt(sample, ports) for sample in part]
-            pictures = [picture for sample in part for picture in prepare_pictures(sample, ports)]
             heard: list[Tensor] = []
-            with _listening(model.get_output_embeddings(), heard):
-                answers += answer(model, ports, prompts, pictures, config)
+            with _listening(output_embeddings(model), heard):
+                answers += answer_all(model, ports, part, config)
             groups.append(tuple(heard))
     return Heard(tuple(answers), tuple(groups))
 

@@ -21,12 +21,17 @@ _WORTH = 1.0
 
 def scratch_processor(scratch: Scratch, train: SampleSet, tick: Callable[[int], object] = bool) -> Any:
     """The processor; `tick` is called with the number of samples that are read, and may raise to stop."""
-    vocabulary, began = scratch.tokenizer.vocabulary, time.monotonic()
+    return processor_with(scratch, learned_tokenizer(scratch.tokenizer.vocabulary, train, tick))
+
+
+def learned_tokenizer(vocabulary: int, train: SampleSet, tick: Callable[[int], object] = bool) -> str:
+    """The tokenizer that the words of the training samples give, as JSON; `tick` as above."""
+    began = time.monotonic()
     key = key_of(train.fingerprint, vocabulary)
     entry = find_entry(_KIND, key, _FORM)
     try:
         if entry is not None:
-            return processor_with(scratch, (entry / _FILE).read_text(encoding="utf-8"))
+            return (entry / _FILE).read_text(encoding="utf-8")
     except OSError:  # removed meanwhile by another process
         pass
     learned = learn_tokenizer(_words(train, tick), vocabulary)
@@ -39,7 +44,7 @@ def scratch_processor(scratch: Scratch, train: SampleSet, tick: Callable[[int], 
             publish_entry(_KIND, key, _FORM, write, source=train.row(0)[0].reader.file)
         except NoCache as error:
             _log.info("the tokenizer will be learned anew by the next run: %s", error)
-    return processor_with(scratch, learned)
+    return learned
 
 
 def _words(train: SampleSet, tick: Callable[[int], object]) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Models composed of a vision encoder, a projector and a language model."""
