@@ -149,20 +149,30 @@ def evaluate(
 
 def generate(
     model_or_run: str | os.PathLike[str],
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     question: str | None = None,
     *,
+    audio: str | os.PathLike[str] | None = None,
+    speech_model: str | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Answer a question about pictures, as `finesight generate` does.
 
-    `settings` are keys of the recipe's `generation` section, such as `num_beams=4`. Returns a mapping with `image`,
-    `prompt` and `answer` for each picture; raises a FinesightError for what can be mended.
+    What is said in `audio` is the question, or stands before it; it is transcribed as the run's `data.speech` says, or
+    by `speech_model`. `settings` are keys of the recipe's `generation` section, such as `num_beams=4`. Returns a
+    mapping with `image`, `prompt`, `answer` (and `heard`) for each picture; raises a FinesightError for what can be
+    mended.
     """
     several = [images] if isinstance(images, str | os.PathLike) else images
     return _generate(
-        os.fspath(model_or_run), [Path(image) for image in several], question, device=device, **settings
+        os.fspath(model_or_run),
+        [Path(image) for image in several],
+        question,
+        audio=None if audio is None else Path(audio),
+        speech_model=speech_model,
+        device=device,
+        **settings,
     )
 
 

@@ -293,7 +293,8 @@ def test_generate_prints_one_answer_a_line(workflow: Any, capsys: pytest.Capture
     calls = workflow("generate", "generate", answers)
     words = ["generate", "runs/q", "--image", "a.png", "?", "--image", "b.png", "--device", "cpu"]
     assert run(words) == 0
-    assert calls == [(("runs/q", [Path("a.png"), Path("b.png")], "?"), {"device": "cpu"})]
+    settings = {"audio": None, "speech_model": None, "device": "cpu"}
+    assert calls == [(("runs/q", [Path("a.png"), Path("b.png")], "?"), settings)]
     assert capsys.readouterr().out == "a.png: red\nb.png: blue\n"
     assert run([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"answers": answers}

@@ -372,7 +372,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("text", "answer more", {}, "no column looks like the question", "`columns.question`"),
     ("pairs", "a b c", {}, "no column looks like the question", "`columns.question`"),
     ("llava", "image question answer", {}, "no column looks like the messages", "`columns.messages`"),
-    ("json", "audio text", {}, "no column looks like the question", "give a `prompt`"),
+    ("text", "answer extra", {}, "no column looks like the question", "give a `prompt`"),
     (
         "text",
         "image question answer",

@@ -34,6 +34,13 @@ def generate(
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="A picture; may be given several times.")
     ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="A sound in which the question is asked; it is transcribed.")
+    ] = None,
+    speech_model: Annotated[
+        str | None,
+        typer.Option(help="What transcribes the sound: a folder, a size such as small, or a hub id."),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where it computes.")] = Device.AUTO,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
@@ -43,16 +50,22 @@ def generate(
     Examples
       finesight generate runs/quickstart --image flag.png "Which colours are in this flag?"
       finesight generate runs/quickstart --image a.png --image b.png --json
+      finesight generate runs/quickstart --image flag.png --audio question.wav --speech-model small.en
 
-    One answer a line, with the picture's name before it where there are several. No file is written; a picture
-    is read as training reads it, upright and on white.
+    One answer a line, with the picture's name before it where there are several. No file is written but the transcript
+    in the cache; a picture is read as training reads it, upright and on white. What is said in the sound is the
+    question, or stands before QUESTION; --json shows what was heard. It is transcribed as the run's data.speech says.
     """
-    if not image:
+    if not image and audio is None:
         raise DataError("no picture is given", "--image", "give one or more, such as --image flag.png")
+    if speech_model is not None and audio is None:
+        raise DataError("there is nothing to transcribe", "--speech-model", "give a sound by --audio")
     from finesight.workflows.generate import generate as work
 
     with only_json(json):
-        answers = work(model, image, question, device=device.value)
+        answers = work(
+            model, image or [], question, audio=audio, speech_model=speech_model, device=device.value
+        )
     if json:
         print_json({"answers": answers})
         return

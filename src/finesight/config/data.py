@@ -16,6 +16,7 @@ from pydantic import (
 
 from finesight.config.base import Inconsistent, Section, Switch, shape
 from finesight.config.sources import Source, SourceBase
+from finesight.config.speech import Speech
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
@@ -148,6 +149,9 @@ class Data(Section):
     asks; private ones are refused."""
     allow_outside: Switch = False
     """Read pictures from outside the source's `root`. Risk: whoever wrote the rows chooses which files are read."""
+    speech: Speech | None = None
+    """A speech model that transcribes the sounds of samples, whose words then stand in their places. Where absent, a
+    sample with a sound is an error."""
     transforms: Transforms = Transforms()
     """Random changes of the training pictures."""
     workers: NonNegativeInt = 0
@@ -173,6 +177,15 @@ class Data(Section):
                     f"`{purpose}` is a part of `train`, and nothing can be taken out of a stream before it is read",
                     f"give `{purpose}` a source of its own",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _no_speech_in_a_stream(self) -> "Data":
+        if self.speech is not None and self.streams:
+            raise Inconsistent(
+                "`speech` transcribes all sounds before the first step, and `train` is a stream, never read before",
+                "take `stream` out of `train`, or `speech` out of `data`",
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,12 +4,13 @@ What is found is kept as columns, and found again by the next run as long as nei
 source change. N rows that are samples.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,16 @@ from finesight.config.data import Data
 from finesight.core.errors import DataError
 from finesight.core.sample import Audio, Image, Origin, Sample
 from finesight.data.digest import sample_digest
+from finesight.data.listening import FEW_SOUNDS, as_heard, said_of_sounds, stamp_of_files
 from finesight.data.passes.cache import Arrays, key_of
-from finesight.data.passes.parallel import cores
+from finesight.data.passes.parallel import CHUNK, cores
 from finesight.data.passes.passing import Means, Pass, Piece
 from finesight.data.pictures.load import load_picture
 from finesight.data.policy import Policy
 from finesight.data.samples import Access, Counts, RowSource
 from finesight.data.seen import NEW, Seen, places, source_and_row
+from finesight.data.sounds.ears import Ears
+from finesight.data.sounds.hearing import Heard, Listening, columns_of
 
 _log = logging.getLogger("finesight")
 
@@ -44,13 +48,17 @@ class Checking:
     access: Access = field(default_factory=Access)
     marks: tuple[tuple[str, str], ...] = ()
     """Columns whose values are wanted by row, each with the split that it decides on."""
+    ears: Ears | None = None
+    """What transcribes the sounds of rows, where the recipe wants that."""
     jobs: int = field(default_factory=cores)
     timeout: float = 300.0
 
     @classmethod
     def of(cls, data: Data) -> "Checking":
         """As a recipe says."""
-        return cls(data.check, Access(data.allow_urls, data.allow_outside), timeout=data.timeout)
+        access = Access(data.allow_urls, data.allow_outside)
+        ears = None if data.speech is None else Ears(data.speech)
+        return cls(data.check, access, ears=ears, timeout=data.timeout)
 
 
 def hashed(text: str) -> int:
@@ -65,7 +73,8 @@ class Part:
 
     `rows` (from 0), `digests` of all that the sample holds, hashes of its id (`names`), of its group (or else its id)
     and of its columns `mark-0`, … , and `stamps` of the files that its pictures are in (0: in none). `id_sizes` are the
-    bytes of its id in `ids`; 0 where the id is the row's number.
+    bytes of its id in `ids`; 0 where the id is the row's number. Where sounds were transcribed, `sound_stamps` of the
+    files that they are in, and the columns of `hearing.columns_of`.
     """
 
     opened: RowSource
@@ -124,6 +133,7 @@ class _Look:
                     continue
                 if self.decode:
                     counts.update(("picture", note) for note in _decoded(sample, opened.picture_column))
+                counts.update(said_of_sounds(opened, row))
                 marks = [hashed(opened.text(row, column)) for column in self.marks]
             except DataError as error:
                 found.faults.append(fault_of(row, opened.reader.origin(row), error))
@@ -147,8 +157,7 @@ def _decoded(sample: Sample, column: str) -> Iterator[str]:
 def stamp_of(sample: Sample) -> int:
     """64 bits of the names, sizes and times of the files that the pictures and sounds of a sample are in, or 0."""
     media: tuple[Image | Audio, ...] = (*sample.images, *sample.sounds)
-    files = [part.file for part in media if part.file is not None]
-    return hashed(repr([(file.name, file.size, file.version) for file in files])) if files else 0
+    return stamp_of_files(part.file for part in media)
 
 
 class _Found:
@@ -162,6 +171,9 @@ class _Found:
             name: [] for name in ("names", "groups", "stamps", *_named(marks))
         }
         self._ids: list[bytes] = []
+        self._listening = opened.hearing if isinstance(opened.hearing, Listening) else None
+        self._heard: list[tuple[str, ...]] = []
+        self._sound_stamps: list[int] = []
         self.faults: list[list[Any]] = []
         self.counts: Counts = Counter()
 
@@ -173,6 +185,11 @@ class _Found:
         values = (hashed(sample.id), hashed(sample.group or sample.id), stamp_of(sample), *marks)
         for column, value in zip(self._hashes.values(), values, strict=True):
             column.append(value)
+        if self._listening is not None:
+            words, files = self._listening.of(row)
+            self._listening.forget(row)
+            self._heard.append(words)
+            self._sound_stamps.append(stamp_of_files(files))
 
     def piece(self, rows: range) -> Piece:
         columns = {
@@ -182,6 +199,9 @@ class _Found:
             "ids": np.frombuffer(b"".join(self._ids), dtype=np.uint8),
             **{name: np.array(values, dtype=np.uint64) for name, values in self._hashes.items()},
         }
+        if self._listening is not None:
+            columns |= columns_of(self._heard)
+            columns["sound_stamps"] = np.array(self._sound_stamps, dtype=np.uint64)
         notes = [["note", kind, text, count] for (kind, text), count in self.counts.items()]
         return Piece(rows.start, rows.stop, columns, [*self.faults, *notes])
 
@@ -216,6 +236,7 @@ def check_source(
     `seen` holds the ids of the sources before it. Raises DataError for the first bad row, unless the policy skips it.
     """
     own = opened[-1]
+    listening = own.hearing if isinstance(own.hearing, Listening) else None
     reader, most = own.reader, own.source.max_samples
     rows = len(reader) if most is None else min(len(reader), most)
     decode = checking.check == "all" or (checking.check == "auto" and rows <= _ALL)
@@ -228,13 +249,20 @@ def check_source(
     key = key_of(str(Path(reader.file).absolute()), own.name, own.identity(), decode, marks)
     merge = _Merge(opened, seen, policy)
     look = _Look(own, decode, marks)
-    with Pass("check", key, f"{reader.file} {purpose}", look, len(reader), means) as checked:
-        for piece in checked.pieces(_PATIENCE, lambda row: str(reader.origin(row))):
+    trust, chunk, held = None, CHUNK, contextlib.ExitStack()
+    if listening is not None:  # the speech model is loaded once, here
+        trust, chunk = partial(as_heard, own, means), FEW_SOUNDS
+        held.enter_context(listening.ears.at_work(means.tick, means.notices))
+        means = replace(means, jobs=0)
+    with held, Pass("check", key, f"{reader.file} {purpose}", look, len(reader), means) as checked:
+        for piece in checked.pieces(_PATIENCE, lambda row: str(reader.origin(row)), trust, chunk):
             if merge.take(piece, checked.cut):
                 break
         found = checked.finish()
     for (kind, text), count in merge.counts.items():
         means.notices.add(kind, f"{purpose}: {text}", count)
+    if listening is not None:
+        own = replace(own, hearing=Heard(listening.identity, found))
     return Part(own, found, decode, found.facts["stop"]), merge.kept, merge.bad
 
 

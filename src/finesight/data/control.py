@@ -51,7 +51,8 @@ def check_words(sample: Sample, ports: Ports) -> None:
     if sample.messages[0].role == "assistant":
         raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
     if sample.sounds:
-        raise DataError("this model takes no sounds", str(sample.origin), "use a model that does")
+        mend = "name a speech model by `data.speech.model`: sounds are then transcribed, and their words are read"
+        raise DataError("this model takes no sounds", str(sample.origin), mend)
     pattern = control_tokens(ports)[1]
     for turn in sample.messages:
         found = pattern.search(turn.text) if pattern else None

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from finesight.config.sources import Columns, Source
 from finesight.core.errors import DataError
-from finesight.core.sample import Sample
+from finesight.core.sample import Message, Sample
 from finesight.data.files.store import Store
 from finesight.data.shapes.columns import Layout, lay_out
 from finesight.data.shapes.conversations import Conversations
@@ -18,6 +18,7 @@ from finesight.data.shapes.prompts import names_in
 from finesight.data.shapes.questions import DEFAULT_PROMPT, Questions
 from finesight.data.shapes.values import FILL, Cells, Counts, as_text, cell, matches
 from finesight.data.shapes.words import WordRules
+from finesight.data.sounds.hearing import Hearing, with_words
 from finesight.data.sources import Indexed, Reader, open_source
 
 __all__ = ["DEFAULT_PROMPT", "Access", "Counts", "RowSource", "open_rows", "rows_of"]
@@ -37,6 +38,8 @@ class RowSource:
     name: str
     access: Access
     facts: Facts | None = None
+    hearing: Hearing | None = None
+    """What knows the words of sounds, which then stand in their places."""
 
     @property
     def columns(self) -> Columns:
@@ -54,11 +57,19 @@ class RowSource:
         columns = self.columns
         return columns.image or (columns.messages if self.layout.talks else None) or ""
 
+    @property
+    def sound_column(self) -> str:
+        """The column that a sound which cannot be used is to be blamed on; empty where rows have no sounds."""
+        columns = self.columns
+        return columns.audio or (columns.messages if self.layout.talks else None) or ""
+
     def identity(self) -> str:
-        """Changes whenever samples may have: with the source's recipe, its rows, its second table, or finesight."""
+        """Changes whenever samples may have: with its recipe, its rows, its facts, its speech model, or finesight."""
         parts = [_FORMAT, self.source.model_dump_json(), repr(self.access), self.reader.identity()]
         if self.facts is not None:
             parts.append(self.facts.table.identity())
+        if self.hearing is not None:
+            parts.append(self.hearing.identity)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def verify(self) -> None:
@@ -79,7 +90,8 @@ class RowSource:
         """The sample of row `index` (from 0), or None where the source's `where` leaves it out.
 
         Without `pictures` they (and sounds) are not read, and stand empty in their places; with `look` those in files
-        of their own are looked for, and stand empty with the marks of their files. `counts` is added to: what was done
+        of their own are looked for, and stand empty with the marks of their files. Where the source has a `hearing`,
+        the words of sounds stand in their places in any case. `counts` is added to: what was done
         to the row, by kind and text of a notice. A sample whose last turn is the user's has no answer: it can
         be answered, and not be learned from. Raises DataError for a row that cannot be used, with the column that is
         to blame.
@@ -97,6 +109,8 @@ class RowSource:
             messages = questions.conversations.messages(cells, (columns.messages,), pictures)
         else:
             messages = questions.messages(cells, facts, references, pictures)
+        if self.hearing is not None:
+            messages = self._heard(messages, self.hearing, index, cells)
         last = messages[-1]
         if not references and last.role == "assistant":
             references = (last.text,)
@@ -109,6 +123,20 @@ class RowSource:
             group=self._group(cells, facts),
         )
 
+    def _heard(
+        self, messages: tuple[Message, ...], hearing: Hearing, index: int, cells: Cells
+    ) -> tuple[Message, ...]:
+        """The messages with the words of sounds in their places."""
+        sounds = [sound for turn in messages for sound in turn.sounds]
+        if not sounds:
+            return messages
+        try:
+            words = hearing.words(index, sounds, cells.where(self.sound_column))
+        except DataError as error:
+            error.column = error.column or self.sound_column
+            raise
+        return with_words(messages, words, lambda text: cells.rules.clean(text, cells.counts))
+
     @cached_property
     def _reading(self) -> Questions:
         return self._questions(look=False)
@@ -118,7 +146,8 @@ class RowSource:
         return self._questions(look=True)
 
     def _questions(self, look: bool) -> Questions:
-        media = Media(Store(self.reader.root), self.access, look)
+        hear = None if self.hearing is None else self.hearing.reads
+        media = Media(Store(self.reader.root), self.access, look, hear)
         conversations = Conversations(self.source, self.layout, media)
         return Questions(self.source, self.layout, media, conversations)
 

@@ -17,6 +17,7 @@ from finesight.core.errors import DataError
 from finesight.core.sample import Origin, Sample
 from finesight.data.check import Checking, Part, check_source, hashed, stamp_of
 from finesight.data.digest import sample_digest
+from finesight.data.listening import listening
 from finesight.data.passes.cache import forget
 from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
@@ -178,8 +179,11 @@ class SampleSet(Sequence[Sample]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever a word, a picture, a reference, an id or the order of the rows does."""
+        """Changes whenever a word, a picture, a reference, an id or the order of the rows does, or the speech model."""
         digest = hashlib.blake2b(self.digests.tobytes(), digest_size=16)
+        for part in self.parts:
+            if part.opened.hearing is not None:
+                digest.update(part.opened.hearing.identity.encode())
         for start in range(0, len(self), _AT_ONCE):
             text = "\0".join(self._some_ids(slice(start, start + _AT_ONCE))) + "\0"
             digest.update(text.encode("utf-8", "surrogatepass"))
@@ -235,7 +239,9 @@ def read_samples(
             _check_column(opened[-1], column, split)
         for kind, text in opened[-1].said:
             notices.add(kind, text)
+        opened[-1] = listening(opened[-1], checking.ears)
         part, kept, bad = check_source(opened, checking, seen, policy, means, purpose)
+        opened[-1] = part.opened
         if not len(kept):
             raise _nothing_left(opened[-1], bad, purpose, policy)
         parts.append(part)

@@ -1,14 +1,17 @@
-"""Answer a question about pictures from the shell."""
+"""Answer a question about pictures from the shell: a written one, or a spoken one."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from finesight.config.recipe import Recipe
+from finesight.config.speech import Speech
 from finesight.config.train import Generation
 from finesight.core.errors import DataError
-from finesight.core.sample import Image, Message, Origin, Sample, Text
+from finesight.core.sample import Audio, Image, Message, Origin, Part, Sample, Text
 from finesight.data.samples import DEFAULT_PROMPT
+from finesight.data.sounds.ears import Ears
+from finesight.data.sounds.hearing import with_words
 from finesight.generation.predict import answer_all
 from finesight.models.decoding import decoding
 from finesight.runtime.device import choose_device
@@ -24,19 +27,30 @@ def generate(
     images: Sequence[Path],
     question: str | None,
     *,
+    audio: Path | None = None,
+    speech_model: str | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Answers of a model to one question about each picture: a list of {`image`, `prompt`, `answer`}.
 
-    Without a question the run's own prompt is asked. `settings` are keys of the recipe's `generation` section. Raises
-    DataError for a file that is no picture, naming it; ModelError or RunError where the model cannot be loaded.
+    What is said in `audio` is the question, or stands before it, as in training; each answer then has `heard`, too, and
+    without pictures there is one answer, with `image` None. The sound is transcribed as the run says, or by
+    `speech_model`. Without any question the run's own prompt is asked. `settings` are keys of the recipe's `generation`
+    section. Raises DataError for a file that is no picture or sound, naming it; ModelError or RunError where a model
+    cannot be loaded.
     """
-    samples = [_sample(path, question) for path in images]
+    pictures = [(path, _read(path, "picture")) for path in images]
+    sound = None if audio is None else _read(audio, "sound")
     found = find_model(model_or_run)
+    heard: str | None = None
+    if audio is not None and sound is not None:
+        heard = _heard(sound, audio, _speech(found.recipe, speech_model, model_or_run))
     if question is None:
-        asked = _own_prompt(found.recipe)
-        samples = [_sample(path, asked) for path in images]
+        question = _own_prompt(found.recipe, heard is not None)
+    samples = [_sample(path, data, heard, question) for path, data in pictures]
+    if not samples:
+        samples = [_sample(audio or Path(), None, heard, question)]
     model, ports = found.loaded.model, found.loaded.ports
     model.to(choose_device(device, Notices())).eval()
     base = found.recipe.generation if found.recipe else Generation()
@@ -46,25 +60,62 @@ def generate(
         part = samples[at : at + _TOGETHER]
         answers += answer_all(model, ports, part, config)
     return [
-        {"image": str(path), "prompt": sample.prompt, "answer": text}
-        for path, sample, text in zip(images, samples, answers, strict=True)
+        {
+            "image": str(sample.origin) if sample.images else None,
+            "prompt": sample.prompt,
+            "answer": text,
+            **({} if heard is None else {"heard": heard}),
+        }
+        for sample, text in zip(samples, answers, strict=True)
     ]
 
 
-def _own_prompt(recipe: Recipe | None) -> str:
-    """The fixed prompt of the recipe's training data, if it has one."""
-    if recipe is None:
-        return DEFAULT_PROMPT
+def _own_prompt(recipe: Recipe | None, spoken: bool) -> str | None:
+    """The fixed prompt of the recipe's training data, if it has one; none beside a spoken question, unless the run
+    learned from sounds with it.
+    """
+    none = None if spoken else DEFAULT_PROMPT
+    if recipe is None or (spoken and recipe.data.speech is None):
+        return none
     sources = recipe.data.train if isinstance(recipe.data.train, tuple) else (recipe.data.train,)
-    return sources[0].prompt or DEFAULT_PROMPT
+    return sources[0].prompt or none
 
 
-def _sample(path: Path, question: str | None) -> Sample:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
+def _speech(recipe: Recipe | None, model: str | None, model_or_run: str) -> Speech:
+    """How sounds are transcribed: as the run has it, with the model that the person names."""
+    own = None if recipe is None else recipe.data.speech
+    if model is not None:
+        return (
+            Speech(model=model) if own is None else own.model_copy(update={"model": model, "backend": "auto"})
+        )
+    if own is None:
         raise DataError(
-            f"the picture cannot be read: {error.strerror}", str(path), "correct the path"
-        ) from error
-    turn = Message("user", (Image(data), Text(question or DEFAULT_PROMPT)))
-    return Sample(path.name, (turn,), (), Origin(str(path), 0))
+            "nothing says what transcribes the sound: the model has no run with `data.speech`",
+            model_or_run,
+            "name a speech model, such as `--speech-model small`",
+        )
+    return own
+
+
+def _heard(sound: bytes, audio: Path, speech: Speech) -> str:
+    ears = Ears(speech)
+    with ears.at_work():
+        return ears.words(sound, str(audio))
+
+
+def _read(path: Path, kind: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        what = f"the {kind} cannot be read: {error.strerror}"
+        raise DataError(what, str(path), "correct the path") from error
+
+
+def _sample(path: Path, picture: bytes | None, heard: str | None, question: str | None) -> Sample:
+    parts: tuple[Part, ...] = (
+        *([] if picture is None else [Image(picture)]),
+        *([] if heard is None else [Audio(b"")]),
+        *([] if question is None else [Text(question)]),
+    )
+    turns = with_words([Message("user", parts)], [] if heard is None else [heard], str)
+    return Sample(path.name, turns, (), Origin(str(path), 0))

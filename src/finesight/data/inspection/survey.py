@@ -19,6 +19,7 @@ from finesight.data.check import hashed
 from finesight.data.digest import sample_digest
 from finesight.data.encode import encode
 from finesight.data.lengths import Limit, TooLong
+from finesight.data.listening import said_of_sounds
 from finesight.data.pictures.load import load_picture
 from finesight.data.pictures.phash import signature
 from finesight.data.samples import Counts, RowSource
@@ -139,6 +140,7 @@ class LookAtRows:
                 bad.append(bad_row(self.opened, self.source, row, error))
                 continue
             notes.update(counts)
+            notes.update(said_of_sounds(self.opened, row))
             for said, values in seen:
                 notes.update(("picture", note.replace("_", " ")) for note in said)
                 _append(columns, _OF_PICTURE, values)

@@ -1,6 +1,7 @@
 """Surveys of all splits of a recipe: every source read, samples dealt to their splits, then measured for one model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,10 +24,14 @@ from finesight.data.inspection.survey import (
     without_repeated_names,
 )
 from finesight.data.lengths import Limit
-from finesight.data.passes.parallel import over_rows
+from finesight.data.listening import FEW_SOUNDS, listening
+from finesight.data.passes.cache import Arrays
+from finesight.data.passes.parallel import CHUNK, over_rows
 from finesight.data.samples import Access, RowSource, open_rows
 from finesight.data.sets import source_name
 from finesight.data.shapes.values import has_column
+from finesight.data.sounds.ears import Ears
+from finesight.data.sounds.hearing import Heard, Listening, columns_of
 from finesight.data.splits import split_groups
 from finesight.runtime.notices import Notices
 
@@ -116,6 +121,7 @@ def _opened(data: Data, notices: Notices, verify: bool) -> dict[str, tuple[RowSo
     found: dict[str, tuple[RowSource, ...]] = {}
     faults: list[Fault] = []
     access = Access(data.allow_urls, data.allow_outside)
+    ears = None if data.speech is None else Ears(data.speech)
     for purpose, asked in (("train", data.train), ("val", data.val), ("test", data.test)):
         if asked is None or isinstance(asked, Split):
             continue
@@ -130,6 +136,7 @@ def _opened(data: Data, notices: Notices, verify: bool) -> dict[str, tuple[RowSo
                 continue
             for kind, text in opened[-1].said:
                 notices.add(kind, text)
+            opened[-1] = listening(opened[-1], ears)
         found[purpose] = tuple(opened)
     if faults:
         raise DataError.of(faults)
@@ -159,6 +166,7 @@ def _part(
         looked.append(_look_at(opened, number, chosen[number], jobs, tick, before))
         before += len(chosen[number])
     survey = without_repeated_names(joined(looked), sources)
+    sources = tuple(_heard(opened, survey, number) for number, opened in enumerate(sources))
     kept, bad, read = np.ones(len(survey), dtype=bool), list(survey.bad), total
     for number, opened in enumerate(sources):
         most, mine = opened.source.max_samples, np.flatnonzero(survey.source == number)
@@ -186,19 +194,32 @@ def _look_at(
     most = opened.source.max_samples
     task = LookAtRows(opened, number, chosen)
     parts: list[Survey] = []
+    listens = isinstance(opened.hearing, Listening)  # to a speech model that is loaded once, here
     results = over_rows(
         task,
         len(chosen),
-        0 if _is_held(opened) else jobs,
+        0 if _is_held(opened) or listens else jobs,
         lambda done: tick(before + done),
+        chunk=FEW_SOUNDS if listens else CHUNK,
         place=lambda at: str(opened.reader.origin(int(chosen[at]))),
     )
-    for part in results:
-        parts.append(part)
-        # where a column names them, some may turn out to have the name of another one
-        if most is not None and opened.columns.id is None and sum(map(len, parts)) >= most:
-            break
+    with opened.hearing.ears.at_work(tick) if isinstance(opened.hearing, Listening) else nullcontext():
+        for part in results:
+            parts.append(part)
+            # where a column names them, some may turn out to have the name of another one
+            if most is not None and opened.columns.id is None and sum(map(len, parts)) >= most:
+                break
     return joined(parts)
+
+
+def _heard(opened: RowSource, survey: Survey, number: int) -> RowSource:
+    """The source with what was heard in those of its rows that are samples, for any process."""
+    if not isinstance(opened.hearing, Listening):
+        return opened
+    rows = survey.row[survey.source == number]
+    words = [opened.hearing.of(row)[0] for row in rows.tolist()]
+    found = Arrays({"rows": rows, **columns_of(words)}, {})
+    return replace(opened, hearing=Heard(opened.hearing.identity, found))
 
 
 def _dealt(split: Split, train: Surveyed, whole: int, seed: int, purpose: str) -> np.ndarray:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from finesight.data.passes.cache import Arrays, keep, kept
+from finesight.data.passes.cache import Arrays, forget, keep, kept
 from finesight.data.passes.growing import GrowingFiles
-from finesight.data.passes.parallel import Task, over_rows
+from finesight.data.passes.parallel import CHUNK, Task, over_rows
 from finesight.runtime.cachedir import NoCache, cache_folder
 from finesight.runtime.notices import Notices
 
@@ -52,6 +52,10 @@ class Means:
     timeout: float = 300.0
     tick: Callable[[int], object] = field(default=lambda rows: None)
     notices: Notices = field(default_factory=Notices)
+
+
+def _always(piece: Piece) -> bool:
+    return True
 
 
 class Pass:
@@ -108,10 +112,19 @@ class Pass:
         if self._whole is None and self._place.is_dir():
             self._files = GrowingFiles(self._place)
 
-    def pieces(self, patience: float, place: Callable[[int], str]) -> Iterator[Piece]:
-        """What is found in the rows, in their order: first what is known already. See `over_rows`."""
+    def pieces(
+        self,
+        patience: float,
+        place: Callable[[int], str],
+        trust: Callable[[Piece], bool] | None = None,
+        chunk: int = CHUNK,
+    ) -> Iterator[Piece]:
+        """What is found in the rows, in their order: first what is known already. See `over_rows`.
+
+        `trust` is asked whether that still holds; what does not is found anew.
+        """
         row = 0
-        for piece in self._known():
+        for piece in self._known(trust or _always):
             row = piece.stop
             yield piece
         means = self._means
@@ -121,6 +134,7 @@ class Pass:
             means.jobs,
             means.tick,
             first=row,
+            chunk=chunk,
             patience=patience,
             timeout=means.timeout,
             place=place,
@@ -132,15 +146,25 @@ class Pass:
                 self._pieces.append(piece)
                 yield piece
 
-    def _known(self) -> Iterator[Piece]:
+    def _known(self, trust: Callable[[Piece], bool]) -> Iterator[Piece]:
         if self._whole is not None:
             facts = self._whole.facts
-            self._pieces.append(Piece(0, facts["stop"], self._whole, facts["events"]))
-            yield self._pieces[0]
+            piece = Piece(0, facts["stop"], self._whole, facts["events"])
+            if trust(piece):
+                self._pieces.append(piece)
+                yield piece
+            else:
+                forget(self._whole)
+                self._whole = None
         elif self._files is not None and self._files.stop:
-            stop, columns, events = self._files.stop, self._files.columns(), self._files.events
-            _log.info("%s: %s rows are known of a check that was stopped", self._source, f"{stop:,}")
-            yield Piece(0, stop, columns, events)
+            piece = Piece(0, self._files.stop, self._files.columns(), self._files.events)
+            if trust(piece):
+                told = "%s: %s rows are known of a check that was stopped"
+                _log.info(told, self._source, f"{piece.stop:,}")
+                yield piece
+            else:
+                self._files.remove()
+                self._files = None
 
     def cut(self, piece: Piece, stop: int) -> Piece:
         """The latest piece, found anew without the rows from `stop` on, which are not wanted."""

@@ -269,7 +269,7 @@ def _not_found(roles: Mapping[str, str | None], reader: Reader, source: Source, 
     else:
         if source.source in _PICTURES and image is None and audio is None:
             needed["image"] = "; rows without pictures are read by `source: pairs`, `text` or `messages`"
-        elif image is None and roles["question"] is None and source.prompt is None:
+        elif image is None and audio is None and roles["question"] is None and source.prompt is None:
             needed["question"] = ", or give a `prompt`"
         if roles["answer"] is None and roles["references"] is None and source.source != "coco":
             needed["answer"] = ""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from finesight.core.errors import DataError
@@ -39,6 +39,8 @@ class Media:
     access: Access
     look: bool = False
     """Whether files of their own are looked for instead of read, and no web address is asked."""
+    hear: bool | None = None
+    """Whether sounds are read, whatever is done with pictures; None: as they are."""
 
     def images(self, items: Sequence[Any], where: str, column: str, read: bool) -> tuple[Image, ...]:
         """A picture for each item; empty ones, in the same number, unless they are to be `read`."""
@@ -47,10 +49,11 @@ class Media:
         return tuple(Image(*self._get(item, "picture", where, column)) for item in items)
 
     def sounds(self, items: Sequence[Any], where: str, column: str, read: bool) -> tuple[Audio, ...]:
-        """A sound for each item, as for pictures."""
-        if not read:
+        """A sound for each item, as for pictures unless it is said otherwise."""
+        if not (read if self.hear is None else self.hear):
             return tuple(Audio(b"") for _ in items)
-        return tuple(Audio(*self._get(item, "sound", where, column)) for item in items)
+        reader = replace(self, look=False) if self.hear and self.look else self
+        return tuple(Audio(*reader._get(item, "sound", where, column)) for item in items)
 
     def _get(self, item: Any, kind: Kind, where: str, column: str) -> tuple[bytes, FileMark | None]:
         """The bytes, and the mark of the file that they are from, if they are."""

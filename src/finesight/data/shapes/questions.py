@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from finesight.config.sources import Source
 from finesight.core.errors import DataError
-from finesight.core.sample import Message, Part, Text
+from finesight.core.sample import Audio, Message, Part, Text
 from finesight.data.shapes.columns import Layout
 from finesight.data.shapes.conversations import Conversations
 from finesight.data.shapes.media import Media, listed
@@ -37,7 +37,8 @@ class Questions:
         if question and answer and self.source.prompt is None and _turns(cells, question):
             return self._prompt_and_completion(cells, question, answer, read)
         beside = self._beside(cells, read)
-        turn = Message("user", (*beside, Text(self._question(cells, facts))))
+        asked = () if self._spoken(beside) else (Text(self._question(cells, facts)),)
+        turn = Message("user", (*beside, *asked))
         made = (*self.conversations.system(cells), *self._history(cells), turn)
         text = self._answer(cells, references)
         return made if text is None else (*made, Message("assistant", (Text(text),)))
@@ -74,6 +75,13 @@ class Questions:
             kind = "picture" if columns.image else "sound"
             raise DataError(f"there is no {kind}", cells.where(column), FILL, column)
         return tuple(found)
+
+    def _spoken(self, beside: Sequence[Part]) -> bool:
+        """Whether a sound asks the question: nothing else does, and its words are known or nothing stands beside it."""
+        if self.source.prompt is not None or self.layout.columns.question is not None:
+            return False
+        sounds = [part for part in beside if isinstance(part, Audio)]
+        return bool(sounds) and (self.media.hear is not None or len(sounds) == len(beside))
 
     def _question(self, cells: Cells, facts: Mapping[str, str]) -> str:
         if self.source.prompt is not None:
