@@ -1,6 +1,6 @@
 """The `model` section: where the weights come from, or every size of a model from scratch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -98,13 +98,35 @@ class Scratch(Section):
     """How the tokenizer is trained."""
 
 
+class Fresh(Section):
+    """A new model of a type that `transformers` knows, with random weights: `blip`, or a text model."""
+
+    config: dict[str, Any]
+    """`model_type` and values of its configuration; what follows from the tokenizer is filled in."""
+    vocabulary: int = Field(default=512, ge=264)
+    """Largest number of tokens; the tokenizer learns from the texts of the recipe's own training data."""
+    context: PositiveInt = 512
+    """Longest text in tokens, where the type itself sets no limit."""
+
+    @model_validator(mode="after")
+    def _typed(self) -> "Fresh":
+        if not isinstance(self.config.get("model_type"), str):
+            raise Inconsistent(
+                "the `config` of the new model does not say what it is",
+                "give `model_type:` as `transformers` calls it, such as t5, llama or blip",
+            )
+        return self
+
+
 class Model(Section):
-    """Where the model comes from: exactly one of `scratch`, `pretrained` and `compose`."""
+    """Where the model comes from: exactly one of `scratch`, `fresh`, `pretrained` and `compose`."""
 
     scratch: Scratch | None = None
     """Every size of a model with random weights."""
     pretrained: str | None = None
     """A run, its `model/` or `adapter/`, a checkpoint, or a folder or hub id of a model that `transformers` loads."""
+    fresh: Fresh | None = None
+    """A captioner or text model of a known type with random weights."""
     compose: Compose | None = None
     """A vision encoder, a projector and a language model put together, each pretrained or with random weights."""
     freeze: tuple[PartName, ...] = ()
@@ -118,19 +140,21 @@ class Model(Section):
         """Largest size of the tokenizer that learns from the training data; None where the model brings its own."""
         if self.scratch is not None:
             return self.scratch.tokenizer.vocabulary
+        if self.fresh is not None:
+            return self.fresh.vocabulary
         if self.compose is not None and self.compose.language.config is not None:
             return self.compose.language.vocabulary
         return None
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Model":
-        origins = ("scratch", "pretrained", "compose")
+        origins = ("scratch", "fresh", "pretrained", "compose")
         given = [name for name in origins if getattr(self, name) is not None]
         if len(given) != 1:
             there = " and ".join(f"`{name}`" for name in given) + " are there" if given else "none is there"
             raise Inconsistent(
-                f"exactly one of `scratch`, `pretrained` and `compose` says where the model comes from; {there}",
-                "give `scratch: {}` for a model with random weights, `pretrained:` with a run, folder or hub id, or "
-                "`compose:` with its parts",
+                f"exactly one of {', '.join(origins)} says where the model comes from; {there}",
+                "give `scratch: {}` or `fresh:` for a model with random weights, `pretrained:` with a run, folder or "
+                "hub id, or `compose:` with its parts",
             )
         return self

@@ -8,6 +8,8 @@ from pathlib import Path
 from finesight.core.errors import DataError
 
 SHIPPED = "shipped:"
+_TEXTS = ("names",)
+"""Shipped data without pictures."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(://|::.*://)")
 _LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
@@ -29,8 +31,10 @@ def resolve_path(path: str, key: str = "path") -> Path:
         raise DataError(what, key, "download it, and give the path")
     path = _LOCAL.sub("", path, count=1) if _LOCAL.match(path) else path
     shipped = path.startswith(SHIPPED)
-    root = Path(str(files("finesight") / "assets" / "pictures"))
-    place = root / path.removeprefix(SHIPPED) if shipped else Path(path).expanduser()
+    name = path.removeprefix(SHIPPED)
+    kind = "texts" if name.split("/")[0] in _TEXTS else "pictures"
+    root = Path(str(files("finesight") / "assets" / kind))
+    place = root / name if shipped else Path(path).expanduser()
     if shipped and not place.resolve().is_relative_to(root.resolve()):
         raise DataError(f"`{path}` leads out of the shipped data", key, "name a file below `shipped:`")
     try:

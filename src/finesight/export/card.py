@@ -5,37 +5,14 @@ from typing import Any
 
 from finesight.config.recipe import Recipe
 from finesight.core.prediction import Score
+from finesight.export.loading import Kind, loading_code
 
-_LOAD = """```python
-from PIL import Image, ImageOps
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-processor = AutoProcessor.from_pretrained(".")
-model = AutoModelForImageTextToText.from_pretrained(".")
-turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "…your question…"}]}
-text = processor.apply_chat_template([turn], add_generation_prompt=True)
-picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")  # put transparent ones on white before
-inputs = processor(images=picture, text=text, return_tensors="pt")
-answer = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
-print(processor.batch_decode(answer, skip_special_tokens=True)[0])
-```"""
-
-_LOAD_ADAPTER = """```python
-from peft import PeftModel
-from PIL import Image, ImageOps
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-processor = AutoProcessor.from_pretrained(".")
-base = AutoModelForImageTextToText.from_pretrained("{base}", dtype="float32"{revision})
-model = PeftModel.from_pretrained(base, ".")
-turn = {{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": "…your question…"}}]}}
-text = processor.apply_chat_template([turn], add_generation_prompt=True)
-picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")  # put transparent ones on white before
-inputs = processor(images=picture, text=text, return_tensors="pt")
-answer = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
-print(processor.batch_decode(answer, skip_special_tokens=True)[0])
-```"""
-
+_TAGS: Mapping[Kind, str] = {
+    "chat": "image-text-to-text",
+    "captions": "image-to-text",
+    "text": "text-generation",
+    "text2text": "text2text-generation",
+}
 
 _OWN_CODE = """This folder carries its modelling code, `modeling_finesight.py`, which needs `torch` and `transformers`
 alone. Others run it only where they are told to, by `trust_remote_code=True`: read it first. finesight has the same
@@ -61,12 +38,9 @@ def model_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score]
     total = sum(part["total"] for part in facts["parameters"].values())
     about = [f"{total:,} parameters in {_architecture(facts)}, trained with finesight on {_samples(facts)}."]
     about += [note] if note else []
-    load = _LOAD
-    if _has_own_code(facts):
-        about.append(_OWN_CODE)
-        load = _LOAD.replace('(".")', '(".", trust_remote_code=True)')
-    head = ["library_name: transformers", "pipeline_tag: image-text-to-text"]
-    return _card(recipe, head, about, scores, load)
+    about += [_OWN_CODE] if _has_own_code(facts) else []
+    head = ["library_name: transformers", f"pipeline_tag: {_TAGS[facts['kind']]}"]
+    return _card(recipe, head, about, scores, loading_code(facts["kind"], own_code=_has_own_code(facts)))
 
 
 def adapter_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Score] = ()) -> str:
@@ -78,16 +52,17 @@ def adapter_card(recipe: Recipe, facts: Mapping[str, Any], scores: Sequence[Scor
         f"A LoRA adapter of {learned:,} values for the base model `{base['place']}`{numbers}, "
         f"trained with finesight on {_samples(facts)}."
     )
-    revision = f', revision="{base["revision"]}"' if base["revision"] else ""
     head = ["library_name: peft", f"base_model: {base['place']}"]
-    load = _LOAD_ADAPTER.format(base=base["place"], revision=revision)
+    load = loading_code(
+        facts["kind"], own_code=_has_own_code(facts), base=base["place"], revision=base["revision"] or ""
+    )
     return _card(recipe, head, [about], scores, load)
 
 
 def _card(
     recipe: Recipe, head: Sequence[str], about: Sequence[str], scores: Sequence[Score], load: str
 ) -> str:
-    first = recipe.description or "A vision-language model."
+    first = recipe.description or "A model."
     lines = ["---", *head, "---", f"# {recipe.run.name}", "", first, ""]
     lines += [line for text in about for line in (text, "")]
     if scores:

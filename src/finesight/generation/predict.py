@@ -44,8 +44,12 @@ def answer(
         inputs = collate_prompts(prompts, extras, ports.pad_id)
     device = next(model.parameters()).device
     moved = {name: tensor.to(device) for name, tensor in float_pictures(inputs, ports.image).items()}
+    # a captioner's own `generate` hands its end token on, which must not stand beside a whole configuration
+    settings = config.to_diff_dict() if ports.asked_ids else {"generation_config": config}
+    for name in ("eos_token_id", "pad_token_id", "transformers_version") if ports.asked_ids else ():
+        settings.pop(name, None)
     with torch.no_grad():
-        produced = model.generate(**moved, generation_config=config)
+        produced = model.generate(**moved, **settings)
     begun = moved["input_ids" if ports.encoder is None else "decoder_input_ids"]
     begun = begun[:, : begun.shape[1] - len(ports.asked_ids)]
     fresh = produced[:, begun.shape[1] :] if _begins_with(produced, begun) else produced

@@ -31,6 +31,9 @@ def _turns(begin: str, after_question: str, end: str, text: str = _TEXT) -> str:
 PLAIN = _turns("{{ bos_token }}", "{{ '\\n' }}", "{{ eos_token }}", "{{ m['content'] }}")
 """Turns of a text model without a template: each on a line, the end token after each answer."""
 
+LINES = _turns("{{ cls_token }}", "{{ '\\n' }}", "{{ sep_token }}")
+"""Turns of a new captioner, each on a line."""
+
 _CAPTION = _turns("{{ cls_token }}", "{{ ' ' }}", "{{ sep_token }}")
 _PICTURES_FIRST = _turns(_PICTURES + "{{ bos_token }}", "{{ '\\n' }}", "{{ eos_token }}")
 

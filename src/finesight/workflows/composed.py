@@ -6,35 +6,22 @@ from typing import Any
 
 from finesight.config.compose import Compose
 from finesight.core.ports import Ports
-from finesight.data.sets import SampleSet
 from finesight.models.compose.build import Parts, build_config, build_model, build_processor, open_parts
 from finesight.models.load import LoadedModel
 from finesight.models.ports import ports_of
 from finesight.models.scratch import learn_tokenizer
 from finesight.runtime.notices import Notices
 from finesight.workflows.places import model_place
-from finesight.workflows.tokenizer import learned_tokenizer
 
 
 def composed_model(
-    compose: Compose,
-    seed: int,
-    train: SampleSet | None,
-    words: Iterable[str] | None,
-    notices: Notices,
-    tick: Callable[[int], object],
+    compose: Compose, seed: int, tokenizer: Callable[[int], str], notices: Notices
 ) -> LoadedModel:
-    """The model with weights and processor; a tokenizer learns from the training samples, or from `words` of a stream.
-
-    `tick` is called with the number of samples that are read, and may raise to stop.
-    """
-    parts, vocabulary = _parts(compose), compose.language.vocabulary
+    """The model with weights and processor; `tokenizer` learns one of that many tokens where the parts have none."""
+    parts = _parts(compose)
     learned = None
     if parts.language.tokenizer is None:
-        if train is not None:
-            learned = learned_tokenizer(vocabulary, train, tick)
-        else:
-            learned = learn_tokenizer(words or (), vocabulary)
+        learned = tokenizer(compose.language.vocabulary)
     processor = build_processor(parts, learned)
     model = build_model(parts, processor, seed)
     if not parts.plain:

@@ -50,7 +50,7 @@ def generate(
         question = _own_prompt(found.recipe, heard is not None)
     samples = [_sample(path, data, heard, question) for path, data in pictures]
     if not samples:
-        samples = [_sample(audio or Path(), None, heard, question)]
+        samples = [_sample(audio or Path("QUESTION"), None, heard, question)]
     model, ports = found.loaded.model, found.loaded.ports
     model.to(choose_device(device, Notices())).eval()
     base = found.recipe.generation if found.recipe else Generation()

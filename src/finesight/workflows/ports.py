@@ -5,9 +5,10 @@ from pathlib import Path
 
 from finesight.config.recipe import Recipe
 from finesight.core.ports import Ports
+from finesight.models.fresh import fresh_config, fresh_processor
 from finesight.models.load import load_processor
 from finesight.models.ports import ports_of
-from finesight.models.scratch import build_config, build_processor
+from finesight.models.scratch import build_config, build_processor, learn_tokenizer
 from finesight.workflows.composed import composed_ports
 from finesight.workflows.places import SKELETON, adapter_of, model_place, run_of
 
@@ -16,10 +17,14 @@ def recipe_ports(recipe: Recipe, words: Iterable[str]) -> Ports:
     """Ports of the model that a recipe names; the tokenizer of one from scratch learns from the training `words`."""
     if recipe.model.pretrained is not None:
         return found_ports(recipe.model.pretrained)
+    if recipe.model.fresh is not None:
+        fresh = recipe.model.fresh
+        own = fresh_processor(fresh, learn_tokenizer(words, fresh.vocabulary))
+        return ports_of(own, fresh_config(fresh, own))
     if recipe.model.compose is not None:
         return composed_ports(recipe.model.compose, words)
     scratch = recipe.model.scratch
-    assert scratch is not None  # the recipe has one of the three
+    assert scratch is not None  # the recipe has one of the four
     processor = build_processor(scratch, words)
     return ports_of(processor, build_config(scratch, processor))
 

@@ -20,21 +20,18 @@ from finesight.data.outline import lines, outline
 from finesight.data.passes.parallel import cores
 from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
-from finesight.data.sets import SampleSet, read_splits
+from finesight.data.sets import read_splits
 from finesight.data.stream_rows import Head
-from finesight.models.load import LoadedModel
+from finesight.export.loading import Kind
 from finesight.models.parts import count, freeze, size_lines
-from finesight.models.ports import ports_of
 from finesight.models.recompute import checkpoint_activations
-from finesight.models.scratch import build_model, build_processor
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
-from finesight.workflows.composed import composed_model
-from finesight.workflows.course import ByNumber, Course, Streamed, open_stream, words_of
+from finesight.workflows.course import ByNumber, Course, Streamed, open_stream
 from finesight.workflows.features import remember_features
-from finesight.workflows.places import adapter_of, find_model, model_place
-from finesight.workflows.tokenizer import scratch_processor
+from finesight.workflows.places import adapter_of, model_place
+from finesight.workflows.starting import Words, starting_model
 
 _log = logging.getLogger("finesight")
 
@@ -71,6 +68,13 @@ class Prepared:
         """What is known of each split."""
         return outline(self.splits)
 
+    @property
+    def kind(self) -> Kind:
+        """How the model is asked."""
+        if self.ports.image is None:
+            return "text" if self.ports.encoder is None else "text2text"
+        return "chat" if self.ports.image.placeholder else "captions"
+
     def facts(self) -> dict[str, Any]:
         """What `environment.json` says of data and model."""
         parts = {
@@ -88,7 +92,7 @@ class Prepared:
         data = {**stream, **self.outline}
         family = self.model.config.model_type
         base = {} if self.adapted is None else {"base": self.adapted.base.facts()}
-        known = {"data": data, "faults": faults, "family": family, "parameters": parts}
+        known = {"data": data, "faults": faults, "family": family, "kind": self.kind, "parameters": parts}
         return {**known, **base, "compute": where}
 
 
@@ -114,7 +118,7 @@ def prepare(
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
     adapted = _adapted(recipe, precision, notices)
     if adapted is None:
-        loaded = _model(recipe, samples.get("train"), head, tick, notices)
+        loaded = starting_model(recipe, Words(samples.get("train"), head, tick), notices)
         _freeze(loaded.model, recipe, notices)
     else:
         loaded = adapted.loaded
@@ -199,39 +203,6 @@ def _freeze(model: Any, recipe: Recipe, notices: Notices) -> None:
         notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
     for part in recipe.model.freeze:
         notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
-
-
-def _model(
-    recipe: Recipe,
-    train: SampleSet | None,
-    head: Head | None,
-    tick: Callable[[int], object],
-    notices: Notices,
-) -> LoadedModel:
-    if recipe.model.pretrained is not None:
-        return _start(recipe.model.pretrained, notices)
-    if recipe.model.compose is not None:
-        words = None if head is None else words_of(head.samples)
-        return composed_model(recipe.model.compose, recipe.run.seed, train, words, notices, tick)
-    scratch = recipe.model.scratch
-    assert scratch is not None
-    if train is not None:
-        processor = scratch_processor(scratch, train, tick)
-    else:
-        assert head is not None
-        processor = build_processor(scratch, words_of(head.samples))
-    model = build_model(scratch, processor, recipe.run.seed)
-    return LoadedModel(model, processor, ports_of(processor, model.config))
-
-
-def _start(pretrained: str, notices: Notices) -> LoadedModel:
-    """Start weights: a model as it is, or an adapter merged into its base."""
-    adapter = adapter_of(pretrained)
-    if adapter is None:
-        return find_model(pretrained).loaded
-    from finesight.workflows.adapting import open_merged
-
-    return open_merged(*adapter, notices)
 
 
 def _say_size(prepared: Prepared) -> None:

@@ -4,12 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from finesight.config.model import Scratch
 from finesight.data.passes.cache import key_of
 from finesight.data.sets import SampleSet
-from finesight.models.scratch import learn_tokenizer, processor_with
+from finesight.models.scratch import learn_tokenizer
 from finesight.runtime.cachedir import NoCache, find_entry, publish_entry
 
 _log = logging.getLogger("finesight")
@@ -19,13 +17,11 @@ _WORTH = 1.0
 """Seconds of work that are worth an entry of the cache."""
 
 
-def scratch_processor(scratch: Scratch, train: SampleSet, tick: Callable[[int], object] = bool) -> Any:
-    """The processor; `tick` is called with the number of samples that are read, and may raise to stop."""
-    return processor_with(scratch, learned_tokenizer(scratch.tokenizer.vocabulary, train, tick))
-
-
 def learned_tokenizer(vocabulary: int, train: SampleSet, tick: Callable[[int], object] = bool) -> str:
-    """The tokenizer that the words of the training samples give, as JSON; `tick` as above."""
+    """The tokenizer that the words of the training samples give, as JSON.
+
+    `tick` is called with the number of samples that are read, and may raise to stop.
+    """
     began = time.monotonic()
     key = key_of(train.fingerprint, vocabulary)
     entry = find_entry(_KIND, key, _FORM)

@@ -215,8 +215,14 @@ def _summary(run: RunDirectory, report: Path) -> dict[str, Any]:
         "scores": results["scores"],
         "baselines": results.get("baselines", []),
         "seconds": results["seconds"],
-        "next": f"finesight generate {run.path} --image PICTURE{_question(run)}",
+        "next": f"finesight generate {run.path}{_picture(run)}{_question(run)}",
     }
+
+
+def _picture(run: RunDirectory) -> str:
+    """The option for a picture, for a model that sees any."""
+    kind = json.loads(run.environment.read_text(encoding="utf-8")).get("kind", "chat")
+    return " --image PICTURE" if kind in ("chat", "captions") else ""
 
 
 def _question(run: RunDirectory) -> str:
@@ -224,5 +230,6 @@ def _question(run: RunDirectory) -> str:
     for split in ("test", "val"):
         if run.predictions(split).is_file():
             with open(run.predictions(split), encoding="utf-8") as rows:
-                return " " + shlex.quote(json.loads(rows.readline())["prompt"])
+                asked = json.loads(rows.readline())["prompt"]
+            return f" {shlex.quote(asked)}" if asked else ""
     return ""
