@@ -15,10 +15,8 @@ from tiny_runs import Watcher, essence, picture_bytes, rows, tiny_mapping
 import finesight as fs
 from finesight.cli.main import run
 from finesight.config.load import parse_recipe
-from finesight.config.speech import Speech
 from finesight.core.errors import DataError, FinesightError, Interrupted
 from finesight.data.sounds import ears as ears_module
-from finesight.data.sounds.ears import Ears
 from finesight.data.sounds.transcribe import open_transcriber
 from finesight.workflows import train as workflow
 
