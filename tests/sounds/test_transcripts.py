@@ -221,6 +221,35 @@ def test_a_model_that_is_not_there_is_told_with_its_key(tmp_path: Path) -> None:
         find_speech_model(Speech(model="gigantic"))
 
 
+@pytest.mark.parametrize(
+    ("name", "backend", "weights"),
+    [
+        ("tiny.en", "auto", "model.bin"),
+        ("Systran/faster-whisper-tiny.en", "faster-whisper", "model.bin"),
+        ("Systran/faster-whisper-tiny.en", "transformers", "model.safetensors"),
+    ],
+)
+def test_a_model_that_was_fetched_before_is_taken_without_asking(
+    name: str, backend: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    speech = Speech.model_validate({"model": name, "backend": backend})
+    with pytest.raises(ModelError, match="the speech model cannot be fetched"):
+        find_speech_model(speech)
+    place = tmp_path / "models--Systran--faster-whisper-tiny.en"
+    snapshot = place / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a" * 40)
+    with pytest.raises(ModelError, match=r"the speech model cannot be fetched|holds no"):
+        find_speech_model(speech)  # half of it was fetched
+    (snapshot / weights).write_bytes(b"weights")
+    assert find_speech_model(speech).folder == snapshot
+
+
 def test_a_folder_of_something_else_cannot_be_loaded(tmp_path: Path, clean_cache: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.bin").write_bytes(b"no model" * 100)

@@ -9,8 +9,9 @@ S samples at 16,000 a second.
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -86,15 +87,24 @@ def _backend_of(folder: Path) -> Backend:
 
 
 def _fetched(name: str, backend: Backend) -> Path:
-    """The folder of a model of the hub, from the hub's own cache where it is there."""
+    """The folder of a model of the hub: the one that was fetched before, so that a run goes on with what it began with;
+    else it is fetched now.
+    """
     try:
         if backend == "faster-whisper":
             from faster_whisper.utils import download_model
 
-            return Path(download_model(name))
-        from huggingface_hub import snapshot_download
+            fetch: Callable[..., str] = download_model
+        else:
+            from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(name, allow_patterns=list(_FILES[backend])))
+            fetch = partial(snapshot_download, allow_patterns=list(_FILES[backend]))
+        with suppress(FileNotFoundError):
+            folder = Path(fetch(name, local_files_only=True))
+            if list(folder.glob(_WEIGHTS[backend])):
+                return folder
+        _log.info("fetching the speech model %s", name)
+        return Path(fetch(name))
     except ImportError as error:
         raise _not_installed(error) from error
     except ValueError as error:
