@@ -8,7 +8,7 @@ from pathlib import Path
 from finesight.core.errors import DataError
 
 SHIPPED = "shipped:"
-_TEXTS = ("names",)
+_TEXTS = ("pronunciations",)
 """Shipped data without pictures."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+(://|::.*://)")
