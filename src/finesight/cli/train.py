@@ -44,9 +44,10 @@ def train(
     with status 75.
     """
     from finesight.cli.progress import ProgressBar
-    from finesight.config.load import load_recipe
+    from finesight.config.load import load_recipe, stage_recipes
 
     checked = load_recipe(recipe, overrides or ())
+    stage_recipes(checked)  # their faults are told before torch is imported
     from finesight.workflows.train import train as work  # after the recipe is checked: torch takes seconds
 
     with only_json(json), ProgressBar() as bar:

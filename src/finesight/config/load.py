@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from finesight.config.faults import faults_of, with_nearest_sources
 from finesight.config.overrides import override
 from finesight.config.recipe import Recipe
+from finesight.config.stages import stage_mappings
 from finesight.config.yaml import MAX_BYTES, Document, KeyPath, read_document, write
 from finesight.core.errors import Fault, RecipeError
 
@@ -34,6 +35,27 @@ def parse_recipe(
 ) -> Recipe:
     """A recipe from a plain mapping, such as one written in Python. Raises as `load_recipe` does."""
     return _validated(override(Document(dict(mapping), {}), overrides), where)
+
+
+def stage_recipes(recipe: Recipe) -> list[Recipe]:
+    """The recipes of a recipe's stages, in their order; the recipe itself where it has none.
+
+    Raises RecipeError with the faults of all stages.
+    """
+    if not recipe.stages:
+        return [recipe]
+    found, faults = [], list[Fault]()
+    plain = recipe.model_dump(mode="json", exclude_none=True)
+    for stage, mapping in zip(recipe.stages, stage_mappings(plain, recipe.directory), strict=True):
+        try:
+            found.append(parse_recipe(mapping, f"stage `{stage.name}`"))
+        except RecipeError as error:
+            faults += [
+                Fault(one.what, f"stage `{stage.name}`: {one.where}", one.mend) for one in error.faults
+            ]
+    if faults:
+        raise RecipeError.of(faults)
+    return found
 
 
 def dump(recipe: Recipe) -> str:

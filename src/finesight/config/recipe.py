@@ -8,6 +8,7 @@ from finesight.config.adapter import Adapter
 from finesight.config.base import Inconsistent, Section
 from finesight.config.data import Data
 from finesight.config.model import Model
+from finesight.config.stages import Stage
 from finesight.config.train import Evaluation, Generation, Log, Report, Train
 
 
@@ -49,6 +50,8 @@ class Recipe(Section):
     """What is written while training."""
     report: Report = Report()
     """What the report shows."""
+    stages: tuple[Stage, ...] = ()
+    """Stages that are trained one after another; each begins with the model of the one before."""
 
     @property
     def directory(self) -> str:

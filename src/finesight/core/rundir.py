@@ -91,6 +91,11 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def stages(self) -> Path:
+        """Runs of the stages before the last, which has this directory itself."""
+        return self.path / "stages"
+
+    @property
     def adapter(self) -> Path:
         """What a run with an `adapter` section has instead of `model`."""
         return self.path / "adapter"

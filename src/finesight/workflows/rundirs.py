@@ -50,6 +50,7 @@ def _never_begun(run: RunDirectory) -> bool:
     """Whether all that a directory holds is what a start left that ended before its data were checked."""
     left = {run.recipe.name, run.log.name, run.lock.name}
     names = {path.name for path in run.path.iterdir() if not path.name.endswith(TEMPORARY)}
+    names -= {run.stages.name}
     return not names or (run.lock.name in names and names <= left)
 
 

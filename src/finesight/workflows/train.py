@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finesight.config.load import stage_recipes
 from finesight.config.recipe import Recipe
 from finesight.core.errors import Interrupted, RunError
 from finesight.core.events import Observer
@@ -41,10 +42,23 @@ def train(
     Raises FinesightError for what the person can mend, and Interrupted (exit status 75) where the run was asked to
     stop: everything is then saved, and the same call with `resume` goes on.
     """
+    stages = stage_recipes(recipe)
     if dry_run:
         from finesight.workflows.dry_run import try_one_batch
 
-        return try_one_batch(recipe, observer)
+        if recipe.stages:
+            _log.info("of %d stages the first is tried: the others begin with its model", len(stages))
+        return try_one_batch(stages[0], observer)
+    for number, (stage, own) in enumerate(zip(recipe.stages, stages, strict=False), 1):
+        _log.info("stage %d of %d: %s, in %s", number, len(stages), stage.name, own.directory)
+        if own is not stages[-1]:
+            begun = resume and (Path(own.directory) / "recipe.yaml").is_file()
+            _run(own, begun, observer)
+    return _run(stages[-1], resume, observer)
+
+
+def _run(recipe: Recipe, resume: bool, observer: Observer | None) -> dict[str, Any]:
+    """One run to its end."""
     with open_run(recipe, resume) as run, stop_on_signals() as asked:
         if run.results.is_file():
             _log.info("this run is finished: nothing is trained again")
