@@ -13,6 +13,7 @@ from finesight.config.recipe import Recipe
 from finesight.core.errors import DataError
 from finesight.core.ports import Ports
 from finesight.data.dataset import ExampleSet, prepare_pictures, transform_of
+from finesight.models.compose.sources import COMPOSED
 from finesight.models.features import encode, encoder_key, is_frozen, picture_keys, use_features
 from finesight.models.forward import float_pictures
 from finesight.runtime.cachedir import NoCache, find_entry, forget_entry, publish_entry
@@ -32,6 +33,8 @@ Known = dict[bytes, np.ndarray]
 
 def why_not(recipe: Recipe, model: Any) -> str | None:
     """Why features cannot be kept, or None."""
+    if model.config.model_type not in COMPOSED:
+        return f"this works for models of the LLaVA architecture, and not for {model.config.model_type}"
     if not is_frozen(model):
         return "the vision encoder learns; `model.freeze: [vision_tower]` keeps it as it is"
     if transform_of(recipe.data.transforms) is not None and not recipe.train.overfit:
