@@ -11,6 +11,7 @@ import torch
 
 from finesight.config.recipe import Recipe
 from finesight.core.errors import DataError
+from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.data.dataset import ExampleSet, prepare_pictures, transform_of
 from finesight.models.compose.sources import COMPOSED
@@ -50,16 +51,22 @@ def remember_features(
     splits: Mapping[str, ExampleSet],
     precision: Precision,
     notices: Notices,
+    observer: Observer | None,
     tick: Callable[[int], object],
 ) -> None:
-    """Encode the pictures of all splits, or read what was made before, and let the model use it.
+    """Where the recipe asks for it: encode the pictures of all splits, or read what was made before, and let the model
+    use it.
 
     `tick` is called with the number of pictures that are done, and may raise to stop.
     """
+    if recipe.model.cache != "features":
+        return
     reason = why_not(recipe, model)
     if reason is not None:
         notices.add("features", f"frozen features are not kept: {reason}")
         return
+    if observer is not None:
+        observer.on_phase("encode pictures", 0)
     device = next(model.parameters()).device
     key = f"{encoder_key(model)} {precision.name} {device.type}"
     known: Known = {}
