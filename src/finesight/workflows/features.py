@@ -11,8 +11,10 @@ import torch
 
 from finesight.config.recipe import Recipe
 from finesight.core.errors import DataError
+from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.data.dataset import ExampleSet, prepare_pictures, transform_of
+from finesight.models.compose.sources import COMPOSED
 from finesight.models.features import encode, encoder_key, is_frozen, picture_keys, use_features
 from finesight.models.forward import float_pictures
 from finesight.runtime.cachedir import NoCache, find_entry, forget_entry, publish_entry
@@ -32,6 +34,8 @@ Known = dict[bytes, np.ndarray]
 
 def why_not(recipe: Recipe, model: Any) -> str | None:
     """Why features cannot be kept, or None."""
+    if model.config.model_type not in COMPOSED:
+        return f"this works for models of the LLaVA architecture, and not for {model.config.model_type}"
     if not is_frozen(model):
         return "the vision encoder learns; `model.freeze: [vision_tower]` keeps it as it is"
     if transform_of(recipe.data.transforms) is not None and not recipe.train.overfit:
@@ -47,16 +51,22 @@ def remember_features(
     splits: Mapping[str, ExampleSet],
     precision: Precision,
     notices: Notices,
+    observer: Observer | None,
     tick: Callable[[int], object],
 ) -> None:
-    """Encode the pictures of all splits, or read what was made before, and let the model use it.
+    """Where the recipe asks for it: encode the pictures of all splits, or read what was made before, and let the model
+    use it.
 
     `tick` is called with the number of pictures that are done, and may raise to stop.
     """
+    if recipe.model.cache != "features":
+        return
     reason = why_not(recipe, model)
     if reason is not None:
         notices.add("features", f"frozen features are not kept: {reason}")
         return
+    if observer is not None:
+        observer.on_phase("encode pictures", 0)
     device = next(model.parameters()).device
     key = f"{encoder_key(model)} {precision.name} {device.type}"
     known: Known = {}

@@ -144,10 +144,7 @@ def prepare(
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
     loaded.model.to(device)
-    if recipe.model.cache == "features":
-        if observer is not None:
-            observer.on_phase("encode pictures", 0)
-        remember_features(recipe, loaded.model, splits, precision, notices, tick)
+    remember_features(recipe, loaded.model, splits, precision, notices, observer, tick)
     limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
     stream = None if rows is None else StreamSet(rows, loaded.ports, recipe.run.seed, limit, transform)
     prepared = Prepared(

@@ -5,19 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from finesight.config.adapter import Adapter
 from finesight.config.compose import Compose
 from finesight.config.load import load_recipe
 from finesight.config.model import Model
 from finesight.config.yaml import read_document
 
 PAGE = (Path(__file__).parents[3] / "docs" / "compose.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```yaml( model)?\n(.*?)```", PAGE, re.DOTALL)
+BLOCKS = re.findall(r"```yaml ?(\w*)\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize(("kind", "text"), BLOCKS)
 def test_excerpts_are_sections(kind: str, text: str) -> None:
     value = read_document(text.encode(), "compose.md").value
-    (Model if kind else Compose).model_validate(value, strict=False)
+    if kind == "recipe":
+        Adapter.model_validate(value.pop("adapter"), strict=False)
+        kind, value = "model", value["model"]
+    (Model if kind == "model" else Compose).model_validate(value, strict=False)
 
 
 def test_the_page_shows_the_shipped_recipe() -> None:

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from finesight.core.sample import Image as Picture
 from finesight.core.sample import Message, Text
+from finesight.models.features import encode
 from finesight.models.forward import SupervisedForward, float_pictures
 from finesight.models.load import LoadedModel, load_model
 from finesight.models.parts import count, freeze
@@ -39,6 +40,8 @@ CASES = {
     "resnet": (composed(_eye("resnet", image_size=64), "mlp", "llama"), "trust", 4),
 }
 """Composition; whether others must trust its code; visual tokens of a picture."""
+BEFORE = {"clip": 1, "registers": 5}
+"""Tokens of an encoder before its patches: a class token, and four registers."""
 
 
 @dataclass
@@ -192,6 +195,21 @@ def test_finesight_loads_it_without_running_the_folders_code(case: Case, tmp_pat
     state = case.loaded.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in found.model.state_dict().items())
     assert found.ports.fingerprint == case.loaded.ports.fingerprint
+
+
+def test_the_chosen_tokens_of_the_chosen_layer_are_read(case: Case) -> None:
+    part = CASES[case.name][0].vision
+    side = case.loaded.ports.image.height if case.loaded.ports.image else 0
+    pixels, tower = torch.randn(2, 3, side, side), case.loaded.model.model.vision_tower
+    with torch.no_grad():
+        states = tower(pixels, output_hidden_states=True).hidden_states[part.layer]
+        states = states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+        before = next((count_ for name, count_ in BEFORE.items() if part.config == VISION[name]), 0)
+        wanted = {"all": states, "cls": states[:, :1], "patches": states[:, before:]}[part.tokens]
+        assert torch.equal(encode(case.loaded.model, pixels), wanted)
+        tokens = case.loaded.model.get_image_features(pixels).pooler_output
+        expected = case.loaded.model.model.multi_modal_projector(wanted)
+    assert all(torch.equal(one, other) for one, other in zip(tokens, expected, strict=True))
 
 
 def test_batches_and_single_rows_agree(case: Case) -> None:

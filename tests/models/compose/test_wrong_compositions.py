@@ -91,6 +91,18 @@ def test_faults_of_sections(compose: Any, words: str) -> None:
         ("clip", {"kind": "pixel_shuffle", "factor": 3}, "llama", ["`factor: 3` does not divide the 4 × 4"]),
         ("clip", "mlp", {"config": VISION["clip"]}, ["is no language model"]),
         ("clip", "mlp", {"config": {"model_type": "t5"}}, ["is no language model"]),
+        (
+            "clip",
+            "mlp",
+            {"config": {"model_type": "bloom", "n_layer": 1}},
+            ["does not say how many tokens it takes"],
+        ),
+        (
+            "clip",
+            "mlp",
+            {"config": {**LANGUAGE["llama"], "num_attention_heads": 5}},
+            ["no configuration of a llama"],
+        ),
         ("clip", "mlp", {**LLAMA, "template": "nowhere.jinja"}, ["the template cannot be read"]),
         ("clip", "mlp", {"pretrained": "nowhere/at/all"}, ["no model can be read there", "compose.language"]),
         ({"pretrained": "smollm2-135m"}, "mlp", "llama", ["`smollm2-135m` is no vision encoder"]),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from finesight.config.compose import Compose
-from finesight.core.batch import IGNORE, Batch, Example
+from finesight.core.batch import IGNORE, Batch, Example, pixel_values
 from finesight.core.ports import Ports
 from finesight.data.loading.collate import collate
 from finesight.models.compose.build import build_model, build_processor, open_parts
@@ -84,7 +84,7 @@ def example(ports: Ports, shown: list[np.ndarray], question: str, answer: str, n
     tokens = np.array(asked + told, dtype=np.int32)
     targets = np.full(len(tokens), IGNORE, dtype=np.int32)
     targets[len(asked) - 1 : -1] = told
-    return Example(name, tokens, targets, tuple(shown))
+    return Example(name, tokens, targets, pixel_values(shown))
 
 
 def batch_of(ports: Ports) -> Batch:

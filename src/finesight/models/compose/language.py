@@ -123,6 +123,10 @@ def _head(config: Any, where: str) -> tuple[bool, bool]:
             where,
             "name another language model",
         )
+    if "max_position_embeddings" not in config.to_dict().keys() | config.attribute_map.keys():
+        raise ModelError(
+            f"{config.model_type} does not say how many tokens it takes", where, "name another language model"
+        )
     name = next(name for name, part in decoder.named_modules() if part is decoder.get_input_embeddings())
     bias = head.bias is not None
     return bias, not bias and (name == "embed_tokens" or not config.tie_word_embeddings)
