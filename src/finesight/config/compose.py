@@ -84,6 +84,9 @@ class ProjectorPart(Section):
         return self
 
 
+_VOCABULARY = 512
+
+
 class LanguagePart(Section):
     """The language model, its tokenizer and its chat template."""
 
@@ -92,8 +95,9 @@ class LanguagePart(Section):
     config: dict[str, Any] | None = None
     """A language model with random weights: `model_type` and values of its `transformers` configuration. What the
     tokenizer decides (`vocab_size` and the special tokens' ids) is derived."""
-    vocabulary: Annotated[int, Field(ge=264)] = 512
-    """With `config`: largest number of tokens of the byte-level BPE tokenizer that learns from the training data."""
+    vocabulary: Annotated[int, Field(ge=264)] | None = None
+    """With `config`: largest number of tokens of the byte-level BPE tokenizer that learns from the training data; 512
+    where absent."""
     template: str | None = None
     """How turns are written: `plain` (User: … Assistant: …), or a Jinja file's path. The model's own where absent."""
 
@@ -106,12 +110,17 @@ class LanguagePart(Section):
                 f"`{'`, `'.join(derived)}` in the `config` of the language model is derived from its tokenizer",
                 "take it out; `vocabulary` sets the size of the tokenizer",
             )
-        if "vocabulary" in self.model_fields_set and self.pretrained is not None:
+        if self.vocabulary is not None and self.pretrained is not None:
             raise Inconsistent(
                 "`vocabulary` has a meaning only with `config`: a pretrained model has its own tokenizer",
                 "take `vocabulary` out",
             )
         return self
+
+    @property
+    def learned(self) -> int:
+        """Largest number of tokens of a tokenizer that is learned."""
+        return self.vocabulary or _VOCABULARY
 
 
 class Compose(Section):

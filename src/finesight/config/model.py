@@ -143,7 +143,7 @@ class Model(Section):
         if self.fresh is not None:
             return self.fresh.vocabulary
         if self.compose is not None and self.compose.language.config is not None:
-            return self.compose.language.vocabulary
+            return self.compose.language.learned
         return None
 
     @model_validator(mode="after")

@@ -21,8 +21,10 @@ class Stage(Section):
 
 
 def stage_mappings(recipe: Mapping[str, Any], directory: str) -> list[dict[str, Any]]:
-    """The recipe of each stage as a mapping, from one with `stages`. The last has the run's own `directory`; those before
-    lie in its `stages/`, and each begins with the finished model of the one before it.
+    """The recipe of each stage as a mapping, from one with `stages`.
+
+    The last has the run's own `directory`; those before lie in its `stages/`, and each begins with the model of
+    the one before it.
     """
     stages = recipe["stages"]
     base = {key: value for key, value in recipe.items() if key != "stages"}

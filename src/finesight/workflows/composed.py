@@ -21,7 +21,7 @@ def composed_model(
     parts = _parts(compose)
     learned = None
     if parts.language.tokenizer is None:
-        learned = tokenizer(compose.language.vocabulary)
+        learned = tokenizer(compose.language.learned)
     processor = build_processor(parts, learned)
     model = build_model(parts, processor, seed)
     if not parts.plain:
@@ -37,7 +37,7 @@ def composed_ports(compose: Compose, words: Iterable[str]) -> Ports:
     parts = _parts(compose)
     learned = None
     if parts.language.tokenizer is None:
-        learned = learn_tokenizer(words, compose.language.vocabulary)
+        learned = learn_tokenizer(words, compose.language.learned)
     processor = build_processor(parts, learned)
     return ports_of(processor, build_config(parts, processor))
 
