@@ -88,3 +88,36 @@ def test_a_name_that_peft_would_find_elsewhere_too(tmp_path: Path) -> None:
     body("git", tmp_path / "base")  # its head is called `output`, as are parts of its layers
     with pytest.raises(ModelError, match=r"would take git\.encoder\.layer\.0\.attention\.output"):
         attached_to(tmp_path / "base", save=("embeddings",))
+
+
+def test_the_second_stage_of_a_composed_model(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The projector first; then it and an adapter on the language model, in one folder that loads and merges."""
+    from adapted import adapter_recipe
+    from tiny_runs import tiny_recipe
+
+    from finesight.config.load import parse_recipe
+    from finesight.workflows import train as workflow
+    from finesight.workflows.export import export
+
+    monkeypatch.setattr(workflow, "build_report", lambda path: path / "report.html")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    vision = {"config": {"model_type": "siglip_vision_model", "image_size": 16, "patch_size": 8, **sizes}}
+    language = {"config": {"model_type": "llama", "max_position_embeddings": 96, **sizes}, "vocabulary": 280}
+    first = tiny_recipe(tiny_data, tmp_path / "first", train={"max_steps": 4}).model_dump(
+        mode="json", exclude_none=True
+    )
+    composed = {"vision": vision, "projector": {"kind": "resblock"}, "language": language}
+    first["model"] = {"compose": composed, "freeze": ["vision_tower", "language_model"]}
+    workflow.train(parse_recipe(first))
+    adapter = {"save": ["projector"], "rank": 4}
+    workflow.train(
+        adapter_recipe(tiny_data, tmp_path / "second", tmp_path / "first", adapter, train={"max_steps": 4})
+    )
+    found = find_model(str(tmp_path / "second"))
+    assert found.adapted.attached.saved == ("model.multi_modal_projector",)
+    told = export(str(tmp_path / "second"), tmp_path / "merged", merge=True)
+    assert told["proof"]["answers_equal"] == 20
+    merged = find_model(str(tmp_path / "merged")).loaded.model
+    assert type(merged) is type(found.loaded.model)
