@@ -13,14 +13,14 @@ from finesight.config.adapter import Adapter
 from finesight.config.load import parse_recipe
 from finesight.config.recipe import Recipe
 from finesight.models.load import LoadedModel, load_model
-from finesight.models.parts import freeze, part_of
+from finesight.models.parts import freeze, parts_by_name
 
 
 def attached_to(place: Path, seed: int = 3, **settings: Any) -> tuple[LoadedModel, Attached]:
     """A model with a new adapter."""
     loaded = load_model(str(place))
     unused = freeze(loaded.model, ())
-    return loaded, attach(loaded.model, Adapter(**settings), unused, part_of, seed)
+    return loaded, attach(loaded.model, Adapter(**settings), unused, parts_by_name(loaded.model), seed)
 
 
 def as_if_trained(attached: Attached, seed: int = 11, size: float = 0.05) -> None:

@@ -1,6 +1,5 @@
 """Runs that train an adapter: what learns and what stays, recomputed activations, resuming, and what a run may name."""
 
-import hashlib
 import json
 import os
 import signal
@@ -266,13 +265,18 @@ def test_files_of_a_run(adapter_run: Path, finished_run: Path) -> None:
     assert not (adapter_run / "model").exists()
     names = {path.name for path in (adapter_run / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "finesight.json", "README.md"} <= names
+    card = (adapter_run / "adapter" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert f'from_pretrained("{finished_run / "model"}", dtype="float32")' in card
+    assert "| val | all | exact_match |" in card
     assert {"generation_config.json", "tokenizer.json", "processor_config.json"} <= names
     config = json.loads((adapter_run / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(finished_run / "model")
     known = json.loads((adapter_run / "environment.json").read_text())
-    weights = hashlib.sha256((finished_run / "model" / "model.safetensors").read_bytes())
-    assert known["base"]["fingerprint"].startswith("sha256:") and weights.hexdigest() not in known["base"]
-    assert json.loads((adapter_run / "adapter" / "finesight.json").read_text())["format"] == 1
+    record = json.loads((adapter_run / "adapter" / "finesight.json").read_text())
+    assert record["format"] == 1
+    assert record["base"].items() >= known["base"].items()
+    assert known["base"]["fingerprint"].startswith("sha256:")
     last = adapter_run / "checkpoints" / (adapter_run / "checkpoints" / "last").read_text().strip()
     saved = load_file(last / "model.safetensors")
     assert saved and all("lora_" in name or "multi_modal_projector" in name for name in saved)

@@ -155,6 +155,13 @@ def test_the_part_of_an_adapted_layer() -> None:
     [
         ({"model": {"scratch": {}}, "adapter": {}}, "knows nothing"),
         (
+            {
+                "model": {"compose": {"vision": {"pretrained": "x"}, "language": {"pretrained": "y"}}},
+                "adapter": {},
+            },
+            "saved somewhere",
+        ),
+        (
             {"model": {"pretrained": "x", "freeze": ["projector"]}, "adapter": {"save": ["projector"]}},
             "projector",
         ),

@@ -4,6 +4,7 @@ Adapted layers are replaced by `peft`'s, around the old ones. What learns whole 
 is written as `peft` writes its `modules_to_save`, so that `peft` loads it.
 """
 
+import warnings
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -60,13 +61,13 @@ def attach(model: Any, settings: Adapter, unused: Collection[str], part_of: Part
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         attached = inject(model, config, unused)
-    if set(attached.targets) != set(targets):
-        wrong = sorted(set(attached.targets) ^ set(targets))
-        raise ModelError(
-            f"`peft` cannot tell these layers from others: {', '.join(wrong[:8])}",
-            "adapter.targets",
-            "name other layers",
-        )
+    for key, found, wanted in (("targets", attached.targets, targets), ("save", attached.saved, whole)):
+        wrong = sorted(set(found) ^ set(wanted))
+        if wrong:
+            told = f"`peft` finds modules by the ends of their names, and would take {', '.join(wrong[:8])} as well"
+            raise ModelError(
+                told, f"adapter.{key}", "name other modules, or let these be adapted or learn whole, too"
+            )
     return attached
 
 
@@ -81,7 +82,10 @@ def inject(model: Any, config: LoraConfig, unused: Collection[str]) -> Attached:
     saved = tuple(
         name for name, _ in model.named_modules() if name and any(_saves(word, name) for word in whole)
     )
-    tuner = LoraModel(model, inner, NAME)
+    with warnings.catch_warnings():
+        # of GPT-2's matrices, which lie the other way round: `peft` finds that out for each
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+        tuner = LoraModel(model, inner, NAME)
     targets = tuple(name for name, module in model.named_modules() if isinstance(module, LoraLayer))
     for name in saved:
         for parameter in model.get_submodule(name).parameters():
@@ -105,7 +109,7 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
 
 def _saves(word: str, name: str) -> bool:
     """Whether `peft` means the module `name` by `word` of its `modules_to_save`."""
-    return name == word or name.endswith(f".{word}")
+    return name.endswith(word)
 
 
 def _known_embeddings(names: Sequence[str]) -> bool:

@@ -115,6 +115,9 @@ def _asked(wanted: Targets, parts: Sequence[str]) -> list[tuple[str, list[str], 
 
 def _layers(model: Any, part_of: PartOf) -> dict[str, _Layer]:
     """Every layer that could be adapted, by name."""
+    # a model's head may share the words' matrix, which also tells it where `transformers` does not name it
+    words = model.get_input_embeddings()
+    shared = {id(parameter) for parameter in words.parameters()} if words is not None else set()
     head = model.get_output_embeddings()
     # torch's own attention reads the weights of its `out_proj` itself: what is put around that layer is never called
     fused = {name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
@@ -124,7 +127,7 @@ def _layers(model: Any, part_of: PartOf) -> dict[str, _Layer]:
     return {
         name: _Layer(
             part=part_of(f"{name}.weight"),
-            matrix=isinstance(module, _MATRICES) and module is not head,
+            matrix=isinstance(module, _MATRICES) and module is not head and id(module.weight) not in shared,
             attention=_inside(name, attention),
         )
         for name, module in model.named_modules()

@@ -25,7 +25,8 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL_OR_RUN", help="A run, its model/ folder or a checkpoint; not with --predictions."
+            metavar="MODEL_OR_RUN",
+            help="A run, its model/ or adapter/, or a checkpoint; not with --predictions.",
         ),
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP)] = None,

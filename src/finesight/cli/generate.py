@@ -25,7 +25,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(no_args_is_help=True)
 def generate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL_OR_RUN", help="A run, its model/ folder or a checkpoint.")
+        str, typer.Argument(metavar="MODEL_OR_RUN", help="A run, its model/ or adapter/, or a checkpoint.")
     ],
     question: Annotated[
         str | None,

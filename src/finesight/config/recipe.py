@@ -69,6 +69,11 @@ class Recipe(Section):
                 "an adapter changes a model that knows something already, and `model.scratch` knows nothing",
                 "give `model.pretrained`, or take `adapter` out",
             )
+        if model.compose is not None:
+            raise Inconsistent(
+                "an adapter needs a base model that is saved somewhere, and `model.compose` has just been put together",
+                "train the composed model first, such as its projector alone, and name that run in `model.pretrained`",
+            )
         both = [part for part in model.freeze if part in adapter.save]
         if both:
             raise Inconsistent(

@@ -8,10 +8,12 @@ from finesight.core.errors import ModelError
 def checkpoint_activations(model: Any) -> None:
     """Keep only the inputs of each layer of a `transformers` model while it trains; raises ModelError where it cannot.
 
-    Without re-entrant autograd: gradients then reach an adapter though the layer's input needs none.
+    Without re-entrant autograd: gradients then reach an adapter though the layer's input needs none. So embeddings need
+    not pretend to learn, which `transformers` lets them do, and which breaks models that add to them in place (GIT).
     """
     try:
         model.activation_checkpointing_enable({"use_reentrant": False})
+        model.disable_input_require_grads()
     except ValueError as error:
         raise ModelError(
             f"a {type(model).__name__} cannot compute its activations again",

@@ -20,6 +20,7 @@ from finesight.core.errors import ModelError
 from finesight.models.load import LoadedModel, build_from_config, load_model, load_processor
 from finesight.models.parts import freeze, parts_by_name
 from finesight.models.ports import ports_of
+from finesight.models.processors import read_processor
 from finesight.runtime.notices import Notices
 from finesight.training.checkpoint import load_checkpoint
 from finesight.training.state import restore_model
@@ -116,7 +117,7 @@ def _fill(attached: Attached, folder: Path, checkpoint: Path | None) -> None:
 
 def _with_own_processor(loaded: LoadedModel, folder: Path) -> LoadedModel:
     _, processor = load_processor_of(folder)
-    return LoadedModel(loaded.model, processor, ports_of(processor, loaded.model.config))
+    return LoadedModel(loaded.model, processor, ports_of(processor, loaded.model.config, str(folder)))
 
 
 def load_processor_of(folder: Path) -> tuple[Any, Any]:
@@ -124,7 +125,7 @@ def load_processor_of(folder: Path) -> tuple[Any, Any]:
     config, processor = load_processor(read_base(folder, read_config(folder)).place)
     if _has_processor(folder):
         try:
-            processor = type(processor).from_pretrained(str(folder))
+            processor = read_processor(str(folder), config)
         except (OSError, ValueError, ImportError) as error:
             what = f"its processor cannot be read: {str(error).splitlines()[0]}"
             raise ModelError(what, str(folder), "save the adapter again") from error

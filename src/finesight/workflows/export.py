@@ -181,4 +181,5 @@ def _card(recipe: Recipe | None, run: RunDirectory | None, loaded: LoadedModel, 
     parts = {
         name: {"total": part.total, "trainable": part.trainable} for name, part in count(loaded.model).items()
     }
-    return model_card(recipe, facts | {"parameters": parts}, note=note)
+    family = loaded.model.config.model_type
+    return model_card(recipe, facts | {"parameters": parts, "family": family}, note=note)

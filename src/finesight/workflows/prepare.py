@@ -23,6 +23,7 @@ from finesight.data.policy import Policy
 from finesight.data.sets import read_splits
 from finesight.data.stream_rows import Head
 from finesight.export.loading import Kind
+from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze, size_lines
 from finesight.models.recompute import checkpoint_activations
 from finesight.runtime.device import choose_device
@@ -116,16 +117,7 @@ def prepare(
 
     rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    adapted = _adapted(recipe, precision, notices)
-    if adapted is None:
-        loaded = starting_model(recipe, Words(samples.get("train"), head, tick), notices)
-        _freeze(loaded.model, recipe, notices)
-    else:
-        loaded = adapted.loaded
-    for kind, text in loaded.ports.said:
-        notices.add(kind, text)
-    if recipe.train.gradient_checkpointing:
-        checkpoint_activations(loaded.model)
+    loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
     splits = {}
     for name, chosen in samples.items():
@@ -180,6 +172,21 @@ def course_of(recipe: Recipe, prepared: Prepared) -> Course:
         return Streamed(prepared.stream, prepared.head, size, micro, prepared.policy)
     examples = prepared.splits["train"]
     return ByNumber(examples, order_of(recipe, examples), micro, prepared.policy)
+
+
+def _learner(recipe: Recipe, words: Words, precision: Precision, notices: Notices) -> tuple[LoadedModel, Any]:
+    """The model that learns, what does not learn frozen; and its adapter, where the recipe has one."""
+    adapted = _adapted(recipe, precision, notices)
+    if adapted is None:
+        loaded = starting_model(recipe, words, notices)
+        _freeze(loaded.model, recipe, notices)
+    else:
+        loaded = adapted.loaded
+    for kind, text in loaded.ports.said:
+        notices.add(kind, text)
+    if recipe.train.gradient_checkpointing:
+        checkpoint_activations(loaded.model)
+    return loaded, adapted
 
 
 def _adapted(recipe: Recipe, precision: Precision, notices: Notices) -> Any:

@@ -63,12 +63,12 @@ def hear(model: Any, ports: Ports, samples: Sequence[Sample], settings: Generati
     config = decoding(settings.model_copy(update={"num_beams": 1}), ports)
     answers: list[str] = []
     groups = []
+    together = _TOGETHER if ports.pads else 1
     with evaluating(model):
-        for at in range(0, len(samples), _TOGETHER):
-            part = samples[at : at + _TOGETHER]
+        for at in range(0, len(samples), together):
             heard: list[Tensor] = []
             with _listening(output_embeddings(model), heard):
-                answers += answer_all(model, ports, part, config)
+                answers += answer_all(model, ports, samples[at : at + together], config)
             groups.append(tuple(heard))
     return Heard(tuple(answers), tuple(groups))
 
