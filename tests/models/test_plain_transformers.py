@@ -87,7 +87,7 @@ def test_tokens_and_logits_are_the_same(
 ) -> None:
     loaded = load_model(str(overfit_run / "model"))
     for path, ids, logits in zip(pictures, plain["ids"], plain["logits"], strict=True):
-        sample = _sample(path, QUESTION)
+        sample = _sample(path, path.read_bytes(), None, QUESTION)
         prompt = encode_prompt(sample, loaded.ports)
         assert prompt.tolist() == ids
         inputs = collate_prompts(
