@@ -136,7 +136,7 @@ def test_all_faults_are_told_at_once() -> None:
         (["train.max_steps=null"], ["exactly one of `epochs` and `max_steps`", "neither"]),
         (["train.epochs=3"], ["exactly one of `epochs` and `max_steps`", "both", "train.max_steps=null"]),
         (["model.scratch.vision.patch=7"], ["`patch: 7` does not divide `image_size: 40`"]),
-        (["model.pretrained=x"], ["exactly one of `scratch`, `pretrained` and `compose`", "are there"]),
+        (["model.pretrained=x"], ["exactly one of scratch, fresh, pretrained, compose", "are there"]),
         (["model=null"], ["`model` is missing"]),
         (["log=[]"], ["`log` is a list", "a mapping of keys to values"]),
         (["log.samples=maybe"], ['the text "maybe"', "true or false"]),

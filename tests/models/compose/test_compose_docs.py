@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny_runs import tiny_mapping
 
 from finesight.config.adapter import Adapter
 from finesight.config.compose import Compose
-from finesight.config.load import load_recipe
+from finesight.config.load import dump, load_recipe, parse_recipe
 from finesight.config.model import Model
 from finesight.config.yaml import read_document
 
@@ -31,3 +32,12 @@ def test_the_page_shows_the_shipped_recipe() -> None:
     assert (shown.vision, shown.projector) == (shipped.vision, shipped.projector)
     assert shown.language.vocabulary == shipped.language.vocabulary
     assert (shown.language.config or {}).items() <= (shipped.language.config or {}).items()
+
+
+@pytest.mark.parametrize(("kind", "text"), BLOCKS)
+def test_excerpts_are_written_down_and_read_again(kind: str, text: str) -> None:
+    value = read_document(text.encode(), "compose.md").value
+    mapping = tiny_mapping(Path("x.csv"), Path("runs/x"))
+    mapping |= value if kind == "recipe" else {"model": value if kind else {"compose": value}}
+    recipe = parse_recipe(mapping)
+    assert parse_recipe(read_document(dump(recipe).encode(), "recipe.yaml").value) == recipe
