@@ -11,8 +11,11 @@ from tiny_runs import tiny_mapping
 
 import finesight as fs
 from finesight.config.load import dump, load_recipe, parse_recipe, stage_recipes
+from finesight.config.model import Fresh
 from finesight.core.errors import FinesightError, RecipeError, RunError
+from finesight.models.fresh import fresh_processor
 from finesight.models.load import load_model
+from finesight.models.scratch import learn_tokenizer
 
 LANGUAGE = {
     "config": {
@@ -77,7 +80,7 @@ def test_plain_transformers_answers_the_same(name: str, asked: str | None, tmp_p
         AutoModelForImageTextToText.from_pretrained(folder),
     )
     turn = {"role": "user", "content": [{"type": "text", "text": "a picture of"}]}
-    text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    text = processor.tokenizer.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
     tokens = processor.tokenizer(
         text + processor.tokenizer.sep_token, add_special_tokens=False, return_tensors="pt"
     )
@@ -201,6 +204,6 @@ def load_recipe_text(text: str, folder: Path) -> Any:
         ({"model_type": "nothing"}, "knows no `model_type: nothing`"),
     ],
 )
-def test_new_models_that_cannot_be_made(config: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_new_models_that_cannot_be_made(config: dict[str, Any], said: str) -> None:
     with pytest.raises(FinesightError, match=said):
-        fs.train("pairs-t5", **{"model.fresh.config": config, "run.dir": str(tmp_path / "run"), **FEW})
+        fresh_processor(Fresh(config=config), learn_tokenizer(["a word"], 264))
