@@ -1,5 +1,7 @@
 """The `model` section: where the weights come from, or every size of a model from scratch."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -118,6 +120,18 @@ class Fresh(Section):
         return self
 
 
+class Allow(Section):
+    """Names of tensors, with `*` for any part of a name, that may be missing or unknown."""
+
+    missing: tuple[str, ...] = ()
+    """Tensors that the files lack; they begin at random values, which is told."""
+    unexpected: tuple[str, ...] = ()
+    """Tensors that the model has no place for; they are left out, which is told."""
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
 class Model(Section):
     """Where the model comes from: exactly one of `scratch`, `fresh`, `pretrained` and `compose`."""
 
@@ -129,6 +143,16 @@ class Model(Section):
     """A captioner or text model of a known type with random weights."""
     compose: Compose | None = None
     """A vision encoder, a projector and a language model put together, each pretrained or with random weights."""
+    revision: str | None = None
+    """With a hub id: the commit, branch or tag that is read."""
+    trust_remote_code: Switch = False
+    """Run the code that lies beside the weights, with all rights that you have: only where you have read it. From the
+    hub it needs a `revision` that is a commit (40 hexadecimal digits), so that nobody can change it afterwards."""
+    allow: Allow = Allow()
+    """Weights of `pretrained` that need not fit."""
+    weights: str | None = None
+    """A file with weights from elsewhere (`.pth`, `.pt`, `.bin`, `.safetensors`: tensors by name) to begin with, in
+    place of those that the model has; its names and shapes must be the model's."""
     freeze: tuple[PartName, ...] = ()
     """Parts that do not learn."""
     cache: Literal["none", "features"] = "none"
@@ -145,6 +169,16 @@ class Model(Section):
         if self.compose is not None and self.compose.language.config is not None:
             return self.compose.language.learned
         return None
+
+    @model_validator(mode="after")
+    def _pinned_code(self) -> "Model":
+        local = self.pretrained is None or Path(self.pretrained).expanduser().is_dir()
+        if self.trust_remote_code and not local and not _COMMIT.fullmatch(self.revision or ""):
+            raise Inconsistent(
+                "`trust_remote_code` runs code from the hub, and `revision` does not pin it",
+                "read the code, and give the commit that you have read: `revision:` with its 40 hexadecimal digits",
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Model":

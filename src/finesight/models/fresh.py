@@ -35,7 +35,9 @@ def fresh_processor(fresh: Fresh, learned: str) -> Any:
         tokenizer = _tokenizer(
             core, 512, cls_token=ASSISTANT, sep_token=END, additional_special_tokens=[USER, SYSTEM]
         )
-        tokenizer.chat_template = LINES  # the processor's own would be lost: BlipProcessor does not read it again
+        tokenizer.chat_template = (
+            LINES  # the processor's own would be lost: BlipProcessor does not read it again
+        )
         side = config.vision_config.image_size
         return BlipProcessor(BlipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
     if model_kind(config) == "apart":

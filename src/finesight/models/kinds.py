@@ -1,5 +1,6 @@
 """Which of `transformers`' auto classes a model belongs to."""
 
+import inspect
 from typing import Any, Literal
 
 from transformers import (
@@ -22,12 +23,16 @@ _CLASSES: tuple[Any, ...] = (
 
 def auto_class(config: Any) -> Any:
     """The auto class that loads models of this configuration; None where no such model answers in words."""
-    return next((cls for cls in _CLASSES if type(config) in cls._model_mapping), None)
+    own = getattr(config, "auto_map", None) or {}  # where the folder's own code is run
+    return next((cls for cls in _CLASSES if type(config) in cls._model_mapping or cls.__name__ in own), None)
 
 
-def class_of(config: Any) -> Any:
-    """The class of a model of this configuration."""
-    return auto_class(config)._model_mapping[type(config)]
+def inputs_of(config: Any) -> frozenset[str]:
+    """Names of what a model of this configuration takes; empty where its class comes with its own code."""
+    mapping = auto_class(config)._model_mapping
+    if type(config) not in mapping:
+        return frozenset()
+    return frozenset(inspect.signature(mapping[type(config)].forward).parameters)
 
 
 def model_kind(config: Any) -> Kind:

@@ -1,7 +1,10 @@
 """Models of any family, from folders that `transformers` wrote, or from a hub id of the same layout."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
@@ -25,11 +28,32 @@ class LoadedModel:
     ports: Ports
 
 
-def load_processor(place: str) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Reading:
+    """How a model is read: at which `revision` of the hub, whether the folder's own code is run, and patterns of names
+    of tensors that may be missing (they begin at random) or unknown (they are left out).
+    """
+
+    revision: str | None = None
+    trust_remote_code: bool = False
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """As arguments of `transformers`."""
+        pinned = {} if self.revision is None else {"revision": self.revision}
+        return {**pinned, "trust_remote_code": True} if self.trust_remote_code else pinned
+
+
+AS_IT_IS = Reading()
+
+
+def load_processor(place: str, reading: Reading = AS_IT_IS) -> tuple[Any, Any]:
     """Configuration and processor of a model folder or hub id; no weights are read."""
     try:
         know_composed()
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, **reading.where)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model can be read there: {_first_line(error)}", place, _cure(place)) from error
     if auto_class(config) is None:
@@ -39,17 +63,20 @@ def load_processor(place: str) -> tuple[Any, Any]:
             "use an image-text-to-text model, a captioner, or a text model",
         )
     try:
-        return config, read_processor(place, config)
+        return config, read_processor(place, config, **reading.where)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"its processor cannot be read: {_first_line(error)}", place, _cure(place)
         ) from error
 
 
-def load_model(place: str, quantization: Any = None) -> LoadedModel:
-    """The model with its weights in fp32, or as a `BitsAndBytesConfig` says; missing, unknown or wrong-shaped weights
-    are errors."""
-    config, processor = load_processor(place)
+def load_model(place: str, quantization: Any = None, reading: Reading = AS_IT_IS) -> LoadedModel:
+    """The model with its weights in fp32, or as a `BitsAndBytesConfig` says.
+
+    Missing, unknown or wrong-shaped weights are errors, but for those that the reading allows. Of a `.bin` file nothing
+    but tensors is read.
+    """
+    config, processor = load_processor(place, reading)
     try:
         with no_progress_bars():
             model, facts = auto_class(config).from_pretrained(
@@ -57,21 +84,35 @@ def load_model(place: str, quantization: Any = None) -> LoadedModel:
                 config=config,
                 dtype="float32",
                 output_loading_info=True,
-                use_safetensors=True,
+                weights_only=True,
                 quantization_config=quantization,
+                **reading.where,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error
-    wrong = [f"{kind}: {', '.join(map(str, sorted(facts[kind])[:5]))}" for kind in _WRONG if facts.get(kind)]
+    said = _checked(facts, place, reading)
+    ports = ports_of(processor, config, place)
+    return LoadedModel(model, processor, replace(ports, said=(*ports.said, *said)))
+
+
+def _checked(facts: Mapping[str, Any], place: str, reading: Reading) -> list[tuple[str, str]]:
+    """What is to be told of weights that do not fit, and are allowed not to; raises ModelError for others."""
+    allowed = {"missing_keys": reading.missing, "unexpected_keys": reading.unexpected, "mismatched_keys": ()}
+    wrong, said = [], []
+    for kind, patterns in allowed.items():
+        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in facts.get(kind) or ())
+        left = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if left:
+            wrong.append(f"{kind.partition('_')[0]}: {', '.join(left[:5])}{', …' if len(left) > 5 else ''}")
+        elif names:
+            what = "begin at random values" if kind == "missing_keys" else "are not used"
+            said.append(
+                ("weights", f"{len(names)} tensors {what}, as `model.allow` says: {', '.join(names[:8])}")
+            )
     if wrong:
-        raise ModelError(
-            f"its weights do not fit its configuration ({'; '.join(wrong)})", place, "save the model again"
-        )
-    return LoadedModel(model, processor, ports_of(processor, config, place))
-
-
-_WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys")
-"""What `transformers` tells of weights that it did not find a place or a value for."""
+        mend = "save the model again; or name what may be missing or unknown in `model.allow`"
+        raise ModelError(f"its weights do not fit its configuration ({'; '.join(wrong)})", place, mend)
+    return said
 
 
 def build_from_config(place: str) -> LoadedModel:

@@ -78,7 +78,7 @@ class ProcessorPort:
         return {
             name: Extra(found[name][0], "sample") if name in self.by_sample else Extra(found[name])
             for name in found
-            if name in self.names or (name == "num_tiles" and self.kind == "cross")
+            if not self.names or name in self.names or (name == "num_tiles" and self.kind == "cross")
         }
 
     def _processed(self, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """Ports of a model: what data needs to know of it, read from its processor and configuration alone."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from finesight.core.errors import ModelError
 from finesight.core.ports import Encoder, ImagePort, Ports
 from finesight.core.sample import Image, Message, Part, Text
 from finesight.models.families import FAMILIES, NONE, PLAIN, Along, Family
-from finesight.models.kinds import class_of, model_kind
+from finesight.models.kinds import inputs_of, model_kind
 from finesight.models.pictures import ProcessorPort, probed, squashed
 from finesight.models.processors import Pair, image_processor_of, tokenizer_of
 
@@ -115,7 +114,7 @@ def _picture_port(
     number = tokenizer_of(processor).convert_tokens_to_ids(token) if token else -1
     named = (one for one in getattr(processor, "image_token_ids", ()) if one is not None)
     visual = tuple(map(int, named)) or (number,)
-    names = frozenset(inspect.signature(class_of(config).forward).parameters)
+    names = inputs_of(config)
     along = _along(family, names)
     simple = squashed(images) if along == "none" else None
     if not token:

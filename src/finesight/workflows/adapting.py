@@ -17,7 +17,14 @@ from finesight.adapters.quantize import keep_differentiable, quantization
 from finesight.adapters.targets import find_saved
 from finesight.config.adapter import Adapter
 from finesight.core.errors import ModelError
-from finesight.models.load import LoadedModel, build_from_config, load_model, load_processor
+from finesight.models.load import (
+    AS_IT_IS,
+    LoadedModel,
+    Reading,
+    build_from_config,
+    load_model,
+    load_processor,
+)
 from finesight.models.parts import freeze, parts_by_name
 from finesight.models.ports import ports_of
 from finesight.models.processors import read_processor
@@ -50,12 +57,13 @@ def begin_adapter(
     compute: Compute,
     seed: int,
     notices: Notices,
+    reading: Reading = AS_IT_IS,
 ) -> Adapted:
     """A new adapter on the model at `place`; where one is `continued`, with its values and on its base."""
     known = None if continued is None else read_base(continued[0], read_config(continued[0]))
     if known is not None:
         place = known.place
-    loaded, unused = _load(place, settings.quantize, compute, settings.save)
+    loaded, unused = _load(place, settings.quantize, compute, settings.save, reading)
     base = base_at(place, loaded.model.config, settings.quantize, compute)
     attached = attach(
         loaded.model, settings, unused, parts_by_name(loaded.model), hash_seed(seed, _ATTACHING)
@@ -137,15 +145,20 @@ def _has_processor(folder: Path) -> bool:
 
 
 def _load(
-    place: str, quantize: Quantize | None, compute: Compute, save: tuple[str, ...]
+    place: str,
+    quantize: Quantize | None,
+    compute: Compute,
+    save: tuple[str, ...],
+    reading: Reading = AS_IT_IS,
 ) -> tuple[LoadedModel, frozenset[str]]:
     """A base model, and the names of its parameters that no output depends on."""
     if quantize is None:
-        loaded = load_model(place)
+        loaded = load_model(place, reading=reading)
         return loaded, frozenset(freeze(loaded.model, ()))
     with torch.device("meta"):
         outline = build_from_config(place).model
     saved = find_saved(outline, save, parts_by_name(outline))
-    loaded = load_model(place, quantization(outline, quantize, compute, saved, parts_by_name(outline)))
+    numbers = quantization(outline, quantize, compute, saved, parts_by_name(outline))
+    loaded = load_model(place, numbers, reading)
     keep_differentiable(loaded.model)
     return loaded, frozenset(freeze(outline, ()))

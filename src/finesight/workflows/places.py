@@ -8,7 +8,7 @@ from finesight.config.load import load_recipe
 from finesight.config.recipe import Recipe
 from finesight.core.errors import ModelError, RunError
 from finesight.core.rundir import RunDirectory
-from finesight.models.load import LoadedModel, build_from_config, load_model
+from finesight.models.load import AS_IT_IS, LoadedModel, Reading, build_from_config, load_model
 from finesight.training.checkpoint import load_checkpoint
 from finesight.training.state import restore_model
 
@@ -67,7 +67,7 @@ def model_place(model_or_run: str) -> str:
     return model_or_run
 
 
-def find_model(model_or_run: str) -> Found:
+def find_model(model_or_run: str, reading: Reading = AS_IT_IS) -> Found:
     """Load what the person named; raises ModelError or RunError where it cannot be."""
     place = Path(model_or_run)
     run = run_of(place) if place.exists() else None
@@ -82,7 +82,7 @@ def find_model(model_or_run: str) -> Found:
         loaded = build_from_config(str(run.checkpoints / SKELETON))
         restore_model(loaded.model, load_checkpoint(place).tensors["model"], str(place))
         return Found(loaded, run, recipe)
-    return Found(load_model(model_place(model_or_run)), run, recipe)
+    return Found(load_model(model_place(model_or_run), reading=reading), run, recipe)
 
 
 def adapter_of(model_or_run: str) -> tuple[Path, Path | None] | None:

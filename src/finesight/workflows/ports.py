@@ -6,17 +6,18 @@ from pathlib import Path
 from finesight.config.recipe import Recipe
 from finesight.core.ports import Ports
 from finesight.models.fresh import fresh_config, fresh_processor
-from finesight.models.load import load_processor
+from finesight.models.load import AS_IT_IS, Reading, load_processor
 from finesight.models.ports import ports_of
 from finesight.models.scratch import build_config, build_processor, learn_tokenizer
 from finesight.workflows.composed import composed_ports
 from finesight.workflows.places import SKELETON, adapter_of, model_place, run_of
+from finesight.workflows.starting import reading_of
 
 
 def recipe_ports(recipe: Recipe, words: Iterable[str]) -> Ports:
     """Ports of the model that a recipe names; the tokenizer of one from scratch learns from the training `words`."""
     if recipe.model.pretrained is not None:
-        return found_ports(recipe.model.pretrained)
+        return found_ports(recipe.model.pretrained, reading_of(recipe.model))
     if recipe.model.fresh is not None:
         fresh = recipe.model.fresh
         own = fresh_processor(fresh, learn_tokenizer(words, fresh.vocabulary))
@@ -29,7 +30,7 @@ def recipe_ports(recipe: Recipe, words: Iterable[str]) -> Ports:
     return ports_of(processor, build_config(scratch, processor))
 
 
-def found_ports(model_or_run: str) -> Ports:
+def found_ports(model_or_run: str, reading: Reading = AS_IT_IS) -> Ports:
     """Ports of a run, a checkpoint, a model's or adapter's folder or a hub id; raises ModelError or RunError."""
     adapter = adapter_of(model_or_run)
     place = Path(model_or_run)
@@ -41,5 +42,5 @@ def found_ports(model_or_run: str) -> Ports:
     elif (place / "manifest.json").is_file() and run is not None:
         config, processor = load_processor(str(run.checkpoints / SKELETON))
     else:
-        config, processor = load_processor(model_place(model_or_run))
+        config, processor = load_processor(model_place(model_or_run), reading)
     return ports_of(processor, config)

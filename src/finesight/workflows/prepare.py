@@ -32,7 +32,7 @@ from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream
 from finesight.workflows.features import remember_features
 from finesight.workflows.places import adapter_of, model_place
-from finesight.workflows.starting import Words, starting_model
+from finesight.workflows.starting import Words, reading_of, starting_model
 
 _log = logging.getLogger("finesight")
 
@@ -198,7 +198,10 @@ def _adapted(recipe: Recipe, precision: Precision, notices: Notices) -> Any:
     assert recipe.model.pretrained is not None  # the recipe was checked
     continued = adapter_of(recipe.model.pretrained)
     place = model_place(recipe.model.pretrained)
-    return begin_adapter(place, continued, recipe.adapter, precision.name, recipe.run.seed, notices)
+    reading = reading_of(recipe.model)
+    return begin_adapter(
+        place, continued, recipe.adapter, precision.name, recipe.run.seed, notices, reading_of(recipe.model)
+    )
 
 
 def _freeze(model: Any, recipe: Recipe, notices: Notices) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from finesight.config.model import Model
 from finesight.config.recipe import Recipe
 from finesight.data.sets import SampleSet
 from finesight.data.stream_rows import Head
 from finesight.models.fresh import fresh_config, fresh_model, fresh_processor
-from finesight.models.load import LoadedModel
+from finesight.models.load import LoadedModel, Reading
+from finesight.models.old import load_weights
 from finesight.models.ports import ports_of
 from finesight.models.scratch import build_model, learn_tokenizer, processor_with
 from finesight.runtime.notices import Notices
@@ -39,8 +41,22 @@ class Words:
 def starting_model(recipe: Recipe, words: Words, notices: Notices) -> LoadedModel:
     """The model with its weights; raises ModelError or RunError where there is none."""
     model = recipe.model
+    loaded = _starting(recipe, words, notices)
+    if model.weights is not None:
+        count = load_weights(loaded.model, model.weights)
+        notices.add("weights", f"the model begins with {count} tensors of {model.weights}")
+    return loaded
+
+
+def reading_of(model: Model) -> Reading:
+    """How the recipe wants `pretrained` to be read."""
+    return Reading(model.revision, model.trust_remote_code, model.allow.missing, model.allow.unexpected)
+
+
+def _starting(recipe: Recipe, words: Words, notices: Notices) -> LoadedModel:
+    model = recipe.model
     if model.pretrained is not None:
-        return _trained(model.pretrained, notices)
+        return _trained(model.pretrained, reading_of(model), notices)
     if model.compose is not None:
         return composed_model(model.compose, recipe.run.seed, words.tokenizer, notices)
     if model.fresh is not None:
@@ -53,11 +69,11 @@ def starting_model(recipe: Recipe, words: Words, notices: Notices) -> LoadedMode
     return LoadedModel(made, processor, ports_of(processor, made.config))
 
 
-def _trained(pretrained: str, notices: Notices) -> LoadedModel:
+def _trained(pretrained: str, reading: Reading, notices: Notices) -> LoadedModel:
     """A model as it is, or an adapter merged into its base."""
     adapter = adapter_of(pretrained)
     if adapter is None:
-        return find_model(pretrained).loaded
+        return find_model(pretrained, reading).loaded
     from finesight.workflows.adapting import open_merged
 
     return open_merged(*adapter, notices)
