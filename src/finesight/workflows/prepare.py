@@ -199,9 +199,7 @@ def _adapted(recipe: Recipe, precision: Precision, notices: Notices) -> Any:
     continued = adapter_of(recipe.model.pretrained)
     place = model_place(recipe.model.pretrained)
     reading = reading_of(recipe.model)
-    return begin_adapter(
-        place, continued, recipe.adapter, precision.name, recipe.run.seed, notices, reading_of(recipe.model)
-    )
+    return begin_adapter(place, continued, recipe.adapter, precision.name, recipe.run.seed, notices, reading)
 
 
 def _freeze(model: Any, recipe: Recipe, notices: Notices) -> None:
