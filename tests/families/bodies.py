@@ -429,6 +429,23 @@ def vision_encoder_decoder() -> tuple[Any, Any]:
     return config, Pair(made, squash(t.ViTImageProcessorPil))
 
 
+def whisper() -> tuple[Any, Any]:
+    begins = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    made = tokenizer(*begins, eos="<|endoftext|>")
+    core = made.backend_tokenizer
+    wanted = [(name, core.token_to_id(name)) for name in [*begins, "<|endoftext|>"]]
+    core.post_processor = processors.TemplateProcessing(
+        single=" ".join([*begins, "$A", "<|endoftext|>"]), special_tokens=wanted
+    )
+    config = t.WhisperConfig(
+        vocab_size=len(made), num_mel_bins=8, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, d_model=32, max_source_positions=50,
+        max_target_positions=64, decoder_start_token_id=wanted[0][1], eos_token_id=wanted[-1][1],
+        bos_token_id=wanted[-1][1], pad_token_id=made.pad_token_id, begin_suppress_tokens=None,
+    )  # fmt: skip
+    return config, t.WhisperProcessor(t.WhisperFeatureExtractor(feature_size=8, chunk_length=1), made)
+
+
 # --------------------------------------------------------------- words alone
 
 
@@ -498,6 +515,8 @@ PICTURES: dict[str, Maker] = {
     "vision-encoder-decoder": vision_encoder_decoder,
 }
 
+SOUNDS: dict[str, Maker] = {"whisper": whisper}
+
 WORDS: dict[str, Maker] = {
     "t5": t5,
     "mt5": _of(t5, "MT5"),
@@ -523,7 +542,7 @@ WORDS: dict[str, Maker] = {
     "opt": opt,
 }
 
-MAKERS: dict[str, Maker] = {**PICTURES, **WORDS}
+MAKERS: dict[str, Maker] = {**PICTURES, **SOUNDS, **WORDS}
 
 
 def names(makers: Sequence[str] | dict[str, Maker]) -> list[str]:

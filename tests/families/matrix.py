@@ -4,8 +4,9 @@ import copy
 import io
 import tempfile
 import warnings
+import wave
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image as Pillow
 from transformers.pytorch_utils import Conv1D
 
 from finesight.core.batch import IGNORE, Batch
-from finesight.core.sample import Image, Message, Origin, Sample, Text
+from finesight.core.sample import Audio, Image, Message, Origin, Sample, Text
 from finesight.data.dataset import asked, example_of
 from finesight.data.encode import encode
 from finesight.data.lengths import EncodedText
@@ -66,6 +67,33 @@ def picture(number: int, size: tuple[int, int]) -> Image:
     return Image(buffer.getvalue())
 
 
+def sound(number: int) -> Audio:
+    """A WAV file of a tone, of another length and height for each number."""
+    time = np.arange(4000 + 3000 * number) / 16_000
+    levels = (20_000 * np.sin(2 * np.pi * (300 + 200 * number) * time)).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(levels.tobytes())
+    return Audio(buffer.getvalue())
+
+
+def sounds_matter(made: Body) -> None:
+    """Another sound moves the logits."""
+    if made.loaded.ports.sound is None:
+        return
+    made.loaded.model.eval()
+    row = samples(made)[0]
+    question, *rest = row.messages
+    other = Message("user", (sound(2), *question.parts[1:]))
+    with torch.no_grad():
+        first = full_logits(made, batch_of(made, [row]))
+        changed = full_logits(made, batch_of(made, [replace(row, messages=(other, *rest))]))
+    assert (first - changed).abs().max() > 1e-5
+
+
 def samples(made: Body) -> list[Sample]:
     """Three samples of unlike lengths and pictures."""
     rows = [("what is it?", "a red bird"), ("is the boat blue?", "yes"), ("and the wall?", "white, not red")]
@@ -74,7 +102,8 @@ def samples(made: Body) -> list[Sample]:
     for number, (question, said) in enumerate(rows):
         count = (1, 2, 1)[number] if most is None else most
         shown = tuple(picture(10 * number + at, SIZES[(number + at) % 3]) for at in range(count))
-        turns = (Message("user", (*shown, Text(question))), Message("assistant", (Text(said),)))
+        heard = () if made.loaded.ports.sound is None else (sound(number),)
+        turns = (Message("user", (*shown, *heard, Text(question))), Message("assistant", (Text(said),)))
         found.append(Sample(f"s{number}", turns, (said,), Origin("rows.csv", number + 1)))
     return found
 
@@ -242,7 +271,7 @@ def _greedy(made: Body, row: Sample, count: int) -> str:
         tokens = prompt[: -len(ports.asked_ids)]
     fresh: list[int] = []
     from finesight.core.batch import Example
-    from finesight.data.dataset import extras_of, prepare_pictures
+    from finesight.data.dataset import extras_of, prepare_pictures, sounds_of
 
     with torch.no_grad():
         for _ in range(count):
@@ -252,6 +281,7 @@ def _greedy(made: Body, row: Sample, count: int) -> str:
             if fresh:
                 told[len(tokens) - 1 : -1] = fresh
             extras = extras_of(prepare_pictures(row, ports), ports, whole, told if fresh else None)
+            extras = {**extras, **sounds_of(row, ports)}
             batch = collate([Example("x", whole, none, extras, source)], ports.pad_id)
             chosen = int(full_logits(made, batch)[0, -1].argmax())
             if chosen in ports.end_ids:
@@ -314,6 +344,7 @@ CHECKS = {
     "loss": loss_is_the_models_own,
     "batches": batches_are_their_samples,
     "pictures": pictures_matter,
+    "sounds": sounds_matter,
     "learns": learns,
     "answers": answers,
     "saves": saves,

@@ -83,6 +83,21 @@ class ProcessedPictures(PicturePort, Protocol):
         """Inputs that have a value for each token (T,) of one sample; without `targets` the model is asked."""
 
 
+class SoundPort(Protocol):
+    """How sounds enter a model that hears: mono, `rate` samples a second, at most `most` in a sample."""
+
+    @property
+    def rate(self) -> int:
+        """Samples a second."""
+
+    @property
+    def most(self) -> int:
+        """The largest number of sounds in a sample."""
+
+    def prepare(self, sounds: "Sequence[np.ndarray]") -> Mapping[str, Extra]:
+        """Inputs of the model for the sounds of one sample, each float32 (samples,)."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """What an encoder–decoder does apart from its answers, which its decoder writes.
@@ -103,10 +118,11 @@ class Ports:
     `tokenizer` is a fast `transformers` tokenizer. `render(messages, ask)` writes the turns as the model reads
     them, one `placeholder` for each picture; with `ask` it ends where the model's answer begins. Where there is an
     `encoder`, only answers are rendered.
-    `context` is the longest sequence in tokens; `fingerprint` changes whenever an example would. `first_id` stands in
-    place of the first token of every text, where that is no token of the tokenizer (BLIP's). `asked_ids` end a prompt
-    that the model is asked with, for a `generate` that takes the last token off. Prompts of unlike lengths are answered
-    together where the model `pads`. `said` are kinds and words of what is to be told of this model.
+    `context` is the longest sequence in tokens; `fingerprint` changes whenever an example would. `sound` is there where
+    the model hears. `first_id` stands in place of the first token of every text, where that is no token of the
+    tokenizer (BLIP's). `asked_ids` end a prompt that the model is asked with, for a `generate` that takes the last
+    token off. Prompts of unlike lengths are answered together where the model `pads`; with `plain_generate`, the
+    model's own way of answering is passed by. `said` are kinds and words of what is to be told of this model.
     """
 
     tokenizer: Any
@@ -117,7 +133,9 @@ class Ports:
     context: int
     fingerprint: str
     encoder: Encoder | None = None
+    sound: SoundPort | None = None
     first_id: int | None = None
     asked_ids: tuple[int, ...] = ()
     pads: bool = True
+    plain_generate: bool = False
     said: tuple[tuple[str, str], ...] = ()

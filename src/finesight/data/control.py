@@ -50,7 +50,11 @@ def check_words(sample: Sample, ports: Ports) -> None:
     """What no model, or this one, can read: words that would turn into a special token or a placeholder, sounds."""
     if sample.messages[0].role == "assistant":
         raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
-    if sample.sounds:
+    most = 0 if ports.sound is None else ports.sound.most
+    if most and len(sample.sounds) > most:
+        what = f"this model takes {most} sound, the sample has {len(sample.sounds)}"
+        raise DataError(what, str(sample.origin), "leave sounds out, or make rows of their own of them")
+    if sample.sounds and not most:
         mend = "name a speech model by `data.speech.model`: sounds are then transcribed, and their words are read"
         raise DataError("this model takes no sounds", str(sample.origin), mend)
     pattern = control_tokens(ports)[1]

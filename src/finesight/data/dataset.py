@@ -22,6 +22,7 @@ from finesight.data.pictures.mirrors import mirrors_allowed
 from finesight.data.pictures.transforms import PictureTransform, TransformSettings
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
+from finesight.data.sounds.decode import decode_sound
 
 _KEPT_BYTES = 64 << 20
 """Bytes of decoded pictures that a process keeps. For a small set, which an epoch goes through in seconds, reading and
@@ -193,7 +194,7 @@ def example_of(
 ) -> Example:
     """The example of a sample, without the turns that `text` has dropped; pictures as `prepare_pictures` makes them."""
     pictures = prepare_pictures(sample, ports, transform, seed, epoch, loaded)
-    extras = extras_of(pictures, ports, text.tokens, text.targets)
+    extras = {**extras_of(pictures, ports, text.tokens, text.targets), **sounds_of(sample, ports)}
     return Example(sample.id, text.tokens, text.targets, extras, text.source)
 
 
@@ -213,7 +214,15 @@ def extras_of(
 def asked(sample: Sample, ports: Ports) -> tuple[np.ndarray, Mapping[str, Extra]]:
     """What the model is asked with: the tokens of the sample's prompt, and its other inputs."""
     tokens = encode_prompt(sample, ports)
-    return tokens, extras_of(prepare_pictures(sample, ports), ports, tokens)
+    return tokens, {**extras_of(prepare_pictures(sample, ports), ports, tokens), **sounds_of(sample, ports)}
+
+
+def sounds_of(sample: Sample, ports: Ports) -> Mapping[str, Extra]:
+    """The model's inputs for the sounds of a sample, of a model that hears; those of others were transcribed."""
+    if ports.sound is None or not sample.sounds:
+        return {}
+    where = str(sample.origin)
+    return ports.sound.prepare([decode_sound(sound.data, where) for sound in sample.sounds])
 
 
 def transform_of(settings: Transforms) -> PictureTransform | None:

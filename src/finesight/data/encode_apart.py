@@ -62,6 +62,9 @@ def _turns(sample: Sample) -> tuple[Message, ...]:
 
 
 def _check_pictures(sample: Sample, ports: Ports, encoder: Encoder) -> None:
+    if ports.sound is not None and not sample.sounds:
+        what = "this model answers about a sound, and the sample has none"
+        raise DataError(what, str(sample.origin), "give it one")
     most, count = (0 if ports.image is None else ports.image.most), len(sample.images)
     least = 1 if ports.image is not None and encoder.read is None else 0
     if (most is not None and count > most) or count < least:

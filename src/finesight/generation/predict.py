@@ -4,11 +4,12 @@ B samples answered together, T tokens of the longest prompt.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from finesight.config.train import Generation
 from finesight.core.batch import Extra
@@ -49,7 +50,8 @@ def answer(
     for name in ("eos_token_id", "pad_token_id", "transformers_version") if ports.asked_ids else ():
         settings.pop(name, None)
     with torch.no_grad():
-        produced = model.generate(**moved, **settings)
+        answering = partial(GenerationMixin.generate, model) if ports.plain_generate else model.generate
+        produced = answering(**moved, **settings)
     begun = moved["input_ids" if ports.encoder is None else "decoder_input_ids"]
     begun = begun[:, : begun.shape[1] - len(ports.asked_ids)]
     fresh = produced[:, begun.shape[1] :] if _begins_with(produced, begun) else produced

@@ -45,8 +45,9 @@ class Family:
     `template` is used where the processor has none; `<PICTURE>` in it stands for the processor's own placeholder.
     `beside`: pictures stand in no text. `first` is the key of the (text) configuration whose token stands first in
     place of the tokenizer's; `asked` names the tokenizer's token that a prompt is closed with, because `generate` takes
-    the last one off. Prompts of unlike lengths cannot be answered together unless it `pads`. `refused` says why it
-    cannot be used.
+    the last one off. Prompts of unlike lengths cannot be answered together unless it `pads`. `plain_generate`: its own
+    `generate` is for long recordings with prompts of its own, and the common one is used. `refused` says why it cannot
+    be used.
     """
 
     template: str | None = None
@@ -55,6 +56,7 @@ class Family:
     asked: Literal["sep_token"] | None = None
     pads: bool = True
     along: Along = "none"
+    plain_generate: bool = False
     refused: str = ""
 
 
@@ -70,6 +72,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "paligemma": Family(_PICTURES_FIRST, along="prefix"),
         "gemma3": Family(along="types"),
         "mllama": Family(along="cross"),
+        "whisper": Family(plain_generate=True),
         "instructblip": Family(refused=_TWO_TOKENIZERS),
         "instructblipvideo": Family(refused=_TWO_TOKENIZERS),
         "idefics2": Family(

@@ -16,6 +16,7 @@ from finesight.models.families import FAMILIES, NONE, PLAIN, Along, Family
 from finesight.models.kinds import inputs_of, model_kind
 from finesight.models.pictures import ProcessorPort, probed, squashed
 from finesight.models.processors import Pair, image_processor_of, tokenizer_of
+from finesight.models.sounds import sound_port
 
 _CONTEXTS = (
     "max_position_embeddings",
@@ -29,6 +30,9 @@ _CONTEXTS = (
 
 _ENDLESS = 1 << 30
 """Tokenizers say numbers like this where they know no longest text."""
+
+_RATE = 16_000
+"""Samples of sound a second that `data.sounds` decodes to."""
 
 _USER = Message("user", (Text("a"),))
 
@@ -169,12 +173,15 @@ def ports_of(processor: Any, config: Any, where: str = "the model") -> Ports:
         raise ModelError(
             "its tokenizer is not one of the fast ones, which tell where tokens stand", where, _OTHER
         )
-    image = _picture_port(processor, config, family, where)
+    image, sound = _picture_port(processor, config, family, where), sound_port(processor)
+    if sound is not None and sound.rate != _RATE:
+        what = f"it wants {sound.rate:,} samples of sound a second, and sounds are read with {_RATE:,}"
+        raise ModelError(what, where, _OTHER)
     pad = tokenizer.pad_token_id
     ends = _ends(tokenizer)
     encoder, said = None, list[tuple[str, str]]()
     if model_kind(config) == "apart":
-        encoder = _encoder(tokenizer, config, image)
+        encoder = _encoder(tokenizer, config, image is None and sound is None)
         render: Any = _no_template
     else:
         render = _render_of(processor, tokenizer, config, family, image, said, where)
@@ -200,6 +207,8 @@ def ports_of(processor: Any, config: Any, where: str = "the model") -> Ports:
         context=_context(config, tokenizer),
         fingerprint=_fingerprint(tokenizer, render, image, encoder, first),
         encoder=encoder,
+        sound=sound,
+        plain_generate=family.plain_generate,
         first_id=first,
         asked_ids=() if family.asked is None else (int(getattr(tokenizer, f"{family.asked}_id")),),
         pads=family.pads,
@@ -267,8 +276,11 @@ def _ends(tokenizer: Any) -> tuple[int, ...]:
     return () if found is None else (int(found),)
 
 
-def _encoder(tokenizer: Any, config: Any, image: Any) -> Encoder:
-    """How an encoder–decoder begins its answers: its start token, and what the tokenizer puts before a target."""
+def _encoder(tokenizer: Any, config: Any, reads: bool) -> Encoder:
+    """How an encoder–decoder begins its answers: its start token, and what the tokenizer puts before a target.
+
+    `reads`: its encoder takes text.
+    """
     text = config.get_text_config(decoder=True)
     start = getattr(config, "decoder_start_token_id", None)
     if start is None:
@@ -283,8 +295,8 @@ def _encoder(tokenizer: Any, config: Any, image: Any) -> Encoder:
         before.append(number)
     begun = ([] if start is None else [int(start)]) + [number for number in before if number != start]
     most = int(tokenizer.model_max_length)
-    own = _context(config.get_text_config(encoder=True) if image is None else text, tokenizer)
-    return Encoder(_read if image is None else None, tuple(begun), min(own, most))
+    own = _context(config.get_text_config(encoder=True) if reads else text, tokenizer)
+    return Encoder(_read if reads else None, tuple(begun), min(own, most))
 
 
 def _fingerprint(tokenizer: Any, render: Any, image: Any, encoder: Encoder | None, first: int | None) -> str:

@@ -34,22 +34,26 @@ def generate(
 ) -> list[dict[str, Any]]:
     """Answers of a model to one question about each picture: a list of {`image`, `prompt`, `answer`}.
 
-    What is said in `audio` is the question, or stands before it, as in training; each answer then has `heard`, too, and
-    without pictures there is one answer, with `image` None. The sound is transcribed as the run says, or by
-    `speech_model`. Without any question the run's own prompt is asked. `settings` are keys of the recipe's `generation`
-    section. Raises DataError for a file that is no picture or sound, naming it; ModelError or RunError where a model
-    cannot be loaded.
+    A model that hears gets `audio` as it is. For others, what is said in it is the question, or stands before it, as in
+    training; each answer then has `heard`, too, and without pictures there is one answer, with `image` None. The sound
+    is transcribed as the run says, or by `speech_model`. Without any question the run's own prompt is asked. `settings`
+    are keys of the recipe's `generation` section. Raises DataError for a file that is no picture or sound, naming it;
+    ModelError or RunError where a model cannot be loaded.
     """
     pictures = [(path, _read(path, "picture")) for path in images]
     sound = None if audio is None else _read(audio, "sound")
     found = find_model(model_or_run)
     heard: str | None = None
-    if audio is not None and sound is not None:
+    hears = found.loaded.ports.sound is not None
+    if audio is not None and sound is not None and not hears:
         heard = _heard(sound, audio, _speech(found.recipe, speech_model, model_or_run))
     if question is None:
         question = _own_prompt(found.recipe, heard is not None)
     samples = [_sample(path, data, heard, question) for path, data in pictures]
-    if not samples:
+    if hears and sound is not None:
+        turn = Message("user", (Audio(sound), *([Text(question)] if question else [])))
+        samples = [Sample(str(audio), (turn,), (), Origin(str(audio), 0))]
+    elif not samples:
         samples = [_sample(audio or Path("QUESTION"), None, heard, question)]
     model, ports = found.loaded.model, found.loaded.ports
     model.to(choose_device(device, Notices())).eval()
