@@ -92,10 +92,10 @@ def start(path: Path) -> dict[str, Any]:
     from finesight.data.policy import Policy
     from finesight.data.sets import read_splits
     from finesight.models.ports import ports_of
-    from finesight.models.scratch import build_model
+    from finesight.models.scratch import build_model, processor_with
     from finesight.runtime.notices import Notices
     from finesight.workflows.prepare import order_of
-    from finesight.workflows.tokenizer import scratch_processor
+    from finesight.workflows.tokenizer import learned_tokenizer
 
     recipe = parse_recipe(recipe_of(path))
     scratch, policy, notices = recipe.model.scratch, Policy(recipe.data), Notices()
@@ -103,7 +103,7 @@ def start(path: Path) -> dict[str, Any]:
     with Costs() as costs:
         samples = read_splits(recipe.data, recipe.run.seed, policy, notices)
         costs.after("rows")
-        processor = scratch_processor(scratch, samples["train"])
+        processor = processor_with(scratch, learned_tokenizer(scratch.tokenizer.vocabulary, samples["train"]))
         ports = ports_of(processor, build_model(scratch, processor, 7).config)
         costs.after("tokenizer and model")
         means = Means(cores(), recipe.data.timeout, notices=notices)

@@ -143,7 +143,7 @@ def test_version_and_help_without_a_command(capsys: pytest.CaptureFixture[str]) 
         (["evaluate", "x", "--predictions", "y", "--metrics", "cider"], "both given"),
         (["evaluate", "--predictions", "y"], "the metrics are missing"),
         (["evaluate", "x", "--debug", "-1"], "--debug"),
-        (["generate", "x", "what?"], "no picture is given"),
+        (["generate", "x"], "nothing is asked"),
         (["generate", "x", "--image", "a.png", "--device", "gpu"], "auto"),
         (["recipes", "show", "quikstart"], "did you mean `quickstart`"),
         (["recipes", "lst"], "No such command"),

@@ -334,7 +334,9 @@ def test_one_way_from_picture_to_model(tmp_path: Path, form: str) -> None:
     samples, policy = read(folder_source(tmp_path))
     found.append(ExampleSet(samples, tiny_ports(), policy)[0, 0])
     pictures = [example.pictures[0] for example in found]
-    pictures += prepare_pictures(_sample(tmp_path / "a.png", None), tiny_ports())
+    pictures += prepare_pictures(
+        _sample(tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), None, "?"), tiny_ports()
+    )
     wanted = resize(load_picture(data_, "").image, 8, 8, "bicubic")
     assert len(pictures) == 5
     assert all(picture.tobytes() == wanted.tobytes() for picture in pictures)

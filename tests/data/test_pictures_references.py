@@ -2,6 +2,7 @@
 
 import base64
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from reference_pictures import FOLDER, PIXELS, REFUSED, UPRIGHT, references
 from tiny_runs import tiny_recipe
 
+from finesight.core.batch import Extra
 from finesight.core.errors import DataError
 from finesight.data.pictures.load import load_picture, resize
 
@@ -94,13 +96,12 @@ def test_every_way_to_a_model_gives_the_same_bytes(
     answered: list[bytes] = []
 
     def remembered(
-        model: Any, ports: Any, prompts: Any, pictures: list[np.ndarray], config: Any
+        model: Any, ports: Any, prompts: Any, extras: Sequence[Mapping[str, Extra]], config: Any
     ) -> list[str]:
-        answered.extend(picture.tobytes() for picture in pictures)
+        answered.extend(one["pixel_values"].array[0].tobytes() for one in extras)
         return [""] * len(prompts)
 
     monkeypatch.setattr(predicting, "answer", remembered)
-    monkeypatch.setattr(generating, "answer", remembered)
     model = load_model(str(finished_run / "model")).model
     predicting.predict(model, examples, Generation(max_new_tokens=1), 7)  # evaluation
     assert sorted(answered) == sorted(expected.values())

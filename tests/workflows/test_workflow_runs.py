@@ -85,7 +85,9 @@ def test_documents(finished_run: Path) -> None:
     for row in predictions:
         assert row.keys() >= {"id", "origin", "prompt", "prediction", "references", "tags"}
     assert (finished_run / "report.html").stat().st_size > 10_000
-    assert (finished_run / "log.txt").read_text().count("model: trainable") == 1
+    assert (finished_run / "log.txt").read_text().count(
+        " model: trainable"
+    ) == 2  # of the whole, and of its language model
 
 
 def test_environment_tells_what_is_needed_to_repeat_it(finished_run: Path) -> None:

@@ -44,18 +44,19 @@ def generate(
     device: Annotated[Device, typer.Option(help="Where it computes.")] = Device.AUTO,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
-    """Answer a question about pictures, or, of a text model, a question alone.
+    """Answer a question about pictures.
 
     \b
     Examples
       finesight generate runs/quickstart --image flag.png "Which colours are in this flag?"
       finesight generate runs/quickstart --image a.png --image b.png --json
-      finesight generate runs/pairs-t5 "red bird"
+      finesight generate runs/pairs-t5 window
       finesight generate runs/quickstart --image flag.png --audio question.wav --speech-model small.en
 
-    One answer a line, with the picture's name before it where there are several. No file is written but the transcript
-    in the cache; a picture is read as training reads it, upright and on white. What is said in the sound is the
-    question, or stands before QUESTION; --json shows what was heard. It is transcribed as the run's data.speech says.
+    One answer a line, with the picture's name before it where there are several; a text model is asked a question
+    alone. No file is written but the transcript in the cache; a picture is read as training reads it, upright and on
+    white. What is said in the sound is the question, or stands before QUESTION; --json shows what was heard. It is
+    transcribed as the run's data.speech says.
     """
     if not image and audio is None and question is None:
         mend = "give a picture, such as --image flag.png, or ask a text model a question"
