@@ -60,10 +60,10 @@ def bert_tokenizer() -> Any:
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = sorted({*"".join(TEXTS).lower(), *"abcdefghijklmnopqrstuvwxyz0123456789"})
+    letters = sorted({*"".join(TEXTS).lower(), *"abcdefghijklmnopqrstuvwxyz0123456789!"})
     core.train_from_iterator(
-        [*TEXTS, " ".join(letters)],
-        trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False),
+        [*TEXTS, " ".join(letters), *(first + second for first in letters for second in letters)],
+        trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False),
     )
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

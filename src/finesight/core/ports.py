@@ -139,3 +139,8 @@ class Ports:
     pads: bool = True
     plain_generate: bool = False
     said: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sized(self) -> bool:
+        """Whether a sample's pictures must be read to know its tokens."""
+        return self.image is not None and self.image.sized

@@ -135,8 +135,7 @@ class ExampleSet:
 
     def prompt(self, index: int) -> np.ndarray:
         """Tokens of the question of sample `index`, ending where the model is to answer; what an encoder reads."""
-        sized = self.ports.image is not None and self.ports.image.sized
-        sample = self.samples[index] if sized else self.samples.words(index)
+        sample = self.samples[index] if self.ports.sized else self.samples.words(index)
         return encode_prompt(without_turns(sample, int(self._found["dropped"][index])), self.ports)
 
 

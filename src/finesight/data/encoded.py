@@ -41,11 +41,6 @@ class _Encode:
     answering: bool
     flip: Flip
 
-    @property
-    def sized(self) -> bool:
-        """Whether a picture's file must be read for the number of its tokens."""
-        return self.ports.image is not None and self.ports.image.sized
-
     def __call__(self, rows: range) -> Piece:
         texts: list[EncodedText] = []
         kept: list[int] = []
@@ -54,7 +49,7 @@ class _Encode:
         for index in rows:
             origin = self.samples.origin(index)
             try:
-                words = self.samples[index] if self.sized else self.samples.words(index)
+                words = self.samples[index] if self.ports.sized else self.samples.words(index)
                 text = encode(words, self.ports, self.limit, self.answering)
             except DataError as error:
                 if isinstance(error, TooLong) and self.limit.on_long == "skip":

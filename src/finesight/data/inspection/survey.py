@@ -237,7 +237,7 @@ class MeasureSamples:
             number, row = int(self.source[at]), int(self.row[at])
             opened = self.sources[number]
             try:
-                sample = opened.sample(row, pictures=False)
+                sample = opened.sample(row, pictures=self.ports.sized)
                 if sample is None:
                     raise DataError("the row changed while it was in use", "", "")
                 encoded = encode(sample, self.ports, self.limit)
