@@ -111,11 +111,12 @@ def imports_up_or_sideways(house: House) -> list[str]:
 
 def circles(house: House) -> list[str]:
     """Groups of files that import each other, directly or not."""
+    imported = {module: [name for name, _ in house.own(module)] for module in house.files}
     reached: dict[str, set[str]] = {}
     for module in house.files:
         todo, seen = [module], set[str]()
         while todo:
-            for name, _ in house.own(todo.pop()):
+            for name in imported.get(todo.pop(), ()):
                 if name not in seen:
                     seen.add(name)
                     todo.append(name)
