@@ -86,8 +86,9 @@ class _Evil:
 def test_no_pickle_is_run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"a": _Evil()}, tmp_path / "old.pth")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="cannot be read: it holds more than tensors") as caught:
         load_weights(load_model(str(finished_run / "model")).model, "old.pth")
+    assert "weights_only" not in str(caught.value)  # no advice to run what is in the file
     assert not (tmp_path / "evil").exists()
 
 

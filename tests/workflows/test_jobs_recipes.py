@@ -13,7 +13,7 @@ import finesight as fs
 from finesight.config.load import dump, load_recipe, parse_recipe, stage_recipes
 from finesight.config.model import Fresh
 from finesight.core.errors import FinesightError, RecipeError, RunError
-from finesight.models.fresh import fresh_processor
+from finesight.models.fresh import fresh_config, fresh_model, fresh_processor
 from finesight.models.load import load_model
 from finesight.models.scratch import learn_tokenizer
 
@@ -207,3 +207,12 @@ def load_recipe_text(text: str, folder: Path) -> Any:
 def test_new_models_that_cannot_be_made(config: dict[str, Any], said: str) -> None:
     with pytest.raises(FinesightError, match=said):
         fresh_processor(Fresh(config=config), learn_tokenizer(["a word"], 264))
+
+
+def test_sizes_that_do_not_go_together_are_an_error_of_the_recipe() -> None:
+    sizes = {"hidden_size": 30, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 8}
+    fresh = Fresh(config={"model_type": "blip", "vision_config": sizes, "text_config": {"hidden_size": 32}})
+    processor = fresh_processor(fresh, learn_tokenizer(["a word"], 264))
+    with pytest.raises(FinesightError, match="no blip can be made of these sizes") as caught:
+        fresh_model(fresh_config(fresh, processor), 7)
+    assert caught.value.faults[0].where == "model.fresh.config"

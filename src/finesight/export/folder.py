@@ -9,8 +9,8 @@ from typing import Any
 from finesight.config.train import Generation
 from finesight.core.ports import Ports
 from finesight.models.decoding import decoding
-from finesight.models.quiet import no_progress_bars
 from finesight.runtime.files import TEMPORARY, sync_directory, sync_file, told_when_full, write_text
+from finesight.runtime.quiet import no_progress_bars
 
 
 def save_folder(

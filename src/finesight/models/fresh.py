@@ -94,4 +94,15 @@ def fresh_model(config: Any, seed: int) -> Any:
     """The model with random weights that depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return auto_class(config).from_config(config, dtype=torch.float32)
+        try:
+            return auto_class(config).from_config(config, dtype=torch.float32)
+        except (
+            ValueError,
+            RuntimeError,
+            ZeroDivisionError,
+            TypeError,
+        ) as error:  # sizes that do not go together
+            what = f"no {config.model_type} can be made of these sizes: {' '.join(str(error).split())}"
+            raise ModelError(
+                what, _KEY, "correct them; a width is a multiple of its number of heads"
+            ) from error

@@ -16,7 +16,7 @@ from finesight.models.compose.sources import know_composed
 from finesight.models.kinds import auto_class
 from finesight.models.ports import ports_of
 from finesight.models.processors import read_processor
-from finesight.models.quiet import no_progress_bars
+from finesight.runtime.quiet import no_progress_bars
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ def load_model(place: str, quantization: Any = None, reading: Reading = AS_IT_IS
                 quantization_config=quantization,
                 **reading.where,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except UnpicklingError as error:  # whose words advise to run whatever is in the file
+        what = "its weights hold more than tensors, and nothing else is read"
+        raise ModelError(what, place, "take a folder with `.safetensors` files") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error
     said = _checked(facts, place, reading)
     ports = ports_of(processor, config, place)

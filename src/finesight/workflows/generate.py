@@ -1,5 +1,6 @@
 """Answer a question about pictures from the shell: a written one, or a spoken one."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from finesight.models.decoding import decoding
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
 from finesight.workflows.places import find_model
+
+_log = logging.getLogger("finesight")
 
 _TOGETHER = 16
 """Pictures that are answered together."""
@@ -54,6 +57,8 @@ def generate(
         turn = Message("user", (Audio(sound), *([Text(question)] if question else [])))
         samples = [Sample(str(audio), (turn,), (), Origin(str(audio), 0))]
     elif not samples:
+        if found.loaded.ports.image is not None:
+            _log.warning("no picture is given: the question is asked alone")
         samples = [_sample(audio or Path("QUESTION"), None, heard, question)]
     model, ports = found.loaded.model, found.loaded.ports
     model.to(choose_device(device, Notices())).eval()

@@ -8,8 +8,8 @@ S samples at 16,000 a second.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from finesight.config.speech import Speech
 from finesight.core.errors import ModelError
 from finesight.runtime.cachedir import checksum_of
+from finesight.runtime.quiet import no_progress_bars
 
 Backend = Literal["faster-whisper", "transformers"]
 
@@ -171,7 +172,7 @@ class _Pipeline:
         cuda = torch.cuda.is_available() and speech.device != "cpu"
         try:
             processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
-            with _no_progress_bars():
+            with no_progress_bars():
                 model, info = WhisperForConditionalGeneration.from_pretrained(
                     folder,
                     local_files_only=True,
@@ -209,24 +210,9 @@ class _Pipeline:
             Stretch(begin or 0.0, last if end is None else end, chunk["text"])
             for chunk in found["chunks"]
             for begin, end in (chunk["timestamp"],)
-            if chunk[
-                "text"
-            ].strip()  # where two windows meet there may be one of no words that ends before it begins
+            # where two windows meet there may be one of no words that ends before it begins
+            if chunk["text"].strip()
         ]
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Without those that `transformers` draws between ours."""
-    from transformers.utils import logging as bars
-
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _check_device(speech: Speech, cuda: bool) -> None:

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finesight.core.errors import ModelError
 from finesight.models.compose.sources import READ_ERRORS, said
-from finesight.models.quiet import no_progress_bars
 from finesight.runtime.cachedir import NoCache, cached
+from finesight.runtime.quiet import no_progress_bars
 
 _KIND, _FORM = "gguf", 1
 

@@ -16,8 +16,8 @@ from finesight.core.errors import ModelError
 from finesight.models.compose.bodies import BODIES, find_body
 from finesight.models.compose.gguf import converted
 from finesight.models.compose.sources import COMPOSED, READ_ERRORS, config_at, config_from, said, whole
-from finesight.models.quiet import no_progress_bars
 from finesight.models.scratch import CHAT_TEMPLATE, END
+from finesight.runtime.quiet import no_progress_bars
 
 _WHERE = "model.compose.language"
 

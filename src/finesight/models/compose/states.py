@@ -21,7 +21,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
         if isinstance(held, dict) and all(isinstance(value, Tensor) for value in held.values()):
             return {str(name): value for name, value in held.items()}
         said = "it holds more than tensors by name"
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+    except pickle.UnpicklingError:  # whose words advise to run whatever is in the file
+        said = "it holds more than tensors, or is no such file"
+    except (OSError, RuntimeError, SafetensorError, EOFError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise ModelError(f"its weights cannot be read: {said}", str(file), "give the file of a state dict")
 

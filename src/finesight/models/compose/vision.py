@@ -21,7 +21,7 @@ from finesight.models.compose.modeling_finesight import (
     FinesightEfficientNetLiteConfig,
 )
 from finesight.models.compose.sources import COMPOSED, READ_ERRORS, config_at, config_from, said, whole
-from finesight.models.quiet import no_progress_bars
+from finesight.runtime.quiet import no_progress_bars
 
 _WHERE = "model.compose.vision"
 _BICUBIC = 3

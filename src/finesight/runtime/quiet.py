@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging
-
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Without `transformers`' progress bars; afterwards they are as they were."""
+    from transformers.utils import logging  # not above: who draws none does not wait for it
+
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
