@@ -131,7 +131,12 @@ def words_are_exact(made: Body) -> None:
             "".join(said.split()) == "".join((row.references[0] + ended).split())
         ), said
         assert int(text.targets[text.targets != IGNORE][-1]) in ports.end_ids
+        at = np.flatnonzero(text.targets != IGNORE)
+        assert (text.targets[at] == text.tokens[at + 1]).all()  # each position must say what comes next
         prompt, _ = asked(row, ports)
+        if made.name == "blip":  # as its own `generate` begins
+            begins = made.loaded.model.config.text_config.bos_token_id
+            assert text.tokens[0] == prompt[0] == begins
         if ports.encoder is None:
             start = int(np.flatnonzero(text.targets != IGNORE)[0]) + 1
             bare = prompt[: len(prompt) - len(ports.asked_ids)]
@@ -191,6 +196,21 @@ def _own_loss(made: Body, batch: Batch, labels: torch.Tensor) -> float:
         logits = made.loaded.model(**inputs).logits[:, :-1]
         return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()))
     return float(made.loaded.model(**inputs, labels=labels).loss)
+
+
+def answers_do_not_leak(made: Body) -> None:
+    """What comes later in an answer changes nothing of what is said before it."""
+    made.loaded.model.eval()
+    row = samples(made)[2]
+    ports = made.loaded.ports
+    example = example_of(row, encode(row, ports), ports)
+    at = np.flatnonzero(example.targets != IGNORE)
+    tokens = example.tokens.copy()
+    tokens[at[-1] + 1 :] = tokens[at[0] + 1]  # the end token becomes a word
+    with torch.no_grad():
+        before = full_logits(made, collate([example], ports.pad_id))[0, at]
+        after = full_logits(made, collate([replace(example, tokens=tokens)], ports.pad_id))[0, at]
+    assert (before - after).abs().max() <= 1e-5
 
 
 def batches_are_their_samples(made: Body) -> None:
@@ -342,6 +362,7 @@ CHECKS = {
     "words": words_are_exact,
     "inputs": inputs_are_the_processors,
     "loss": loss_is_the_models_own,
+    "leaks": answers_do_not_leak,
     "batches": batches_are_their_samples,
     "pictures": pictures_matter,
     "sounds": sounds_matter,
