@@ -1,9 +1,7 @@
 """What is asked of every model type, each question a function that raises AssertionError where the answer is no."""
 
-import copy
 import io
 import tempfile
-import warnings
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +11,6 @@ import numpy as np
 import torch
 from bodies import MAKERS
 from PIL import Image as Pillow
-from transformers.pytorch_utils import Conv1D
 
 from finesight.core.batch import IGNORE, Batch
 from finesight.core.sample import Audio, Image, Message, Origin, Sample, Text
@@ -249,22 +246,6 @@ def pictures_matter(made: Body) -> None:
             assert (first - swapped).abs().max() > 1e-5
 
 
-def learns(made: Body) -> None:
-    """The loss of a batch falls by half in a few steps."""
-    model = copy.deepcopy(made.loaded.model).train()
-    forward = SupervisedForward(model, made.loaded.ports.image)
-    batch = batch_of(made, samples(made))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    losses = []
-    for _ in range(20):
-        loss = loss_sum(forward(batch), batch.targets) / batch.supervised
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0], losses
-
-
 def answers(made: Body) -> None:
     """Greedy answers are the same alone and together, and those of plain `transformers`."""
     from transformers import GenerationConfig
@@ -321,53 +302,3 @@ def saves(made: Body) -> None:
         again.loaded.model.eval()
         assert again.loaded.ports.fingerprint == made.loaded.ports.fingerprint
         assert (full_logits(again, batch_of(again, samples(again))) - before).abs().max() <= 1e-6
-
-
-def adapts(made: Body) -> None:
-    """An adapter learns, is saved, loaded and merged with the same logits."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    batch = batch_of(made, samples(made))
-    model = copy.deepcopy(made.loaded.model)
-    head = SupervisedForward(model, made.loaded.ports.image).head
-    targets = [
-        name
-        for name, part in model.named_modules()
-        if isinstance(part, (torch.nn.Linear, Conv1D)) and part is not head
-    ]
-    with warnings.catch_warnings():  # of peft, about names of transformers and GPT-2's matrices
-        warnings.simplefilter("ignore")
-        wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
-    forward = SupervisedForward(wrapped.base_model.model, made.loaded.ports.image)
-    learning = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=1e-2)
-    wrapped.train()
-    for _ in range(3):
-        loss_sum(forward(batch), batch.targets).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    wrapped.eval()
-    inputs = float_pictures(batch.inputs, made.loaded.ports.image)
-    with torch.no_grad(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        learned_logits = wrapped.base_model.model(**inputs).logits
-        wrapped.save_pretrained(folder)
-        warnings.simplefilter("ignore")
-        again = PeftModel.from_pretrained(copy.deepcopy(made.loaded.model), folder).eval()
-        assert (again.base_model.model(**inputs).logits - learned_logits).abs().max() <= 1e-6
-        merged = again.merge_and_unload().eval()
-        assert (merged(**inputs).logits - learned_logits).abs().max() <= 1e-4
-
-
-CHECKS = {
-    "words": words_are_exact,
-    "inputs": inputs_are_the_processors,
-    "loss": loss_is_the_models_own,
-    "leaks": answers_do_not_leak,
-    "batches": batches_are_their_samples,
-    "pictures": pictures_matter,
-    "sounds": sounds_matter,
-    "learns": learns,
-    "answers": answers,
-    "saves": saves,
-    "adapts": adapts,
-}

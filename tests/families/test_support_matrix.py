@@ -10,7 +10,8 @@ from transformers import AutoConfig
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bodies import MAKERS, PICTURES
-from matrix import CHECKS, Body, body
+from learning import CHECKS
+from matrix import Body, body
 
 from finesight.core.errors import ModelError
 from finesight.models.families import FAMILIES

@@ -1,5 +1,6 @@
 """Models of any family, from folders that `transformers` wrote, or from a hub id of the same layout."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -7,6 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
@@ -94,8 +96,22 @@ def load_model(place: str, quantization: Any = None, reading: Reading = AS_IT_IS
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"its weights cannot be read: {_first_line(error)}", place, _cure(place)) from error
     said = _checked(facts, place, reading)
+    keep_fixed(model)
     ports = ports_of(processor, config, place)
     return LoadedModel(model, processor, replace(ports, said=(*ports.said, *said)))
+
+
+def keep_fixed(model: Any) -> None:
+    """Let nothing learn that the model's own class holds fixed, such as Whisper's table of sines.
+
+    `transformers` forgets it while it loads weights.
+    """
+    with torch.device("meta"):
+        outline = type(model)(copy.deepcopy(model.config))
+    fixed = {name for name, parameter in outline.named_parameters() if not parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
 
 
 def _checked(facts: Mapping[str, Any], place: str, reading: Reading) -> list[tuple[str, str]]:

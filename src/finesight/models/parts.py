@@ -119,7 +119,10 @@ def freeze(model: nn.Module, parts: Sequence[PartName]) -> list[str]:
             f"this model has no {', no '.join(absent)}", "model.freeze", f"its parts are: {have}"
         )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name, kind) not in parts and name not in unused)
+        if (
+            part_of(name, kind) in parts or name in unused
+        ):  # a table of sines, which never learns, stays as it is
+            parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             "every part is frozen, so nothing can learn", "model.freeze", "leave one part out of the list"
