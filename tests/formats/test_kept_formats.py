@@ -4,10 +4,10 @@
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -174,4 +174,7 @@ def test_the_table_of_the_docs_has_every_format() -> None:
 
 
 def test_the_kept_files_are_no_part_of_the_package() -> None:
-    assert os.path.commonpath([KEPT, KEPT.parents[2] / "src"]) == str(KEPT.parents[2])
+    root = KEPT.parents[2]
+    about = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert about["tool"]["setuptools"]["packages"]["find"]["where"] == ["src"]
+    assert not (root / "MANIFEST.in").exists()
