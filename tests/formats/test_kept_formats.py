@@ -19,6 +19,7 @@ from finesight.cli.main import run
 from finesight.core.errors import DataError, FinesightError, RunError
 from finesight.core.formats import FORMATS, Kind, check_format
 from finesight.models.compose.modeling_finesight import FinesightLlavaConfig
+from finesight.reports.tables import read
 
 KEPT = Path(__file__).with_name("kept")
 VERSIONS = sorted(
@@ -156,6 +157,15 @@ def test_numbers_of_what_people_write_themselves_may_be_absent() -> None:
         with pytest.raises(RunError, match="of which format of `run` it is"):
             check_format("run", written, "here", RunError)
     check_format("run", FORMATS["run"], "here", RunError)
+
+
+@pytest.mark.parametrize("kind", ["recipe", "run", "predictions", "results", "plan"])
+def test_a_report_refuses_what_is_newer_in_each_file(copy: Path, kind: Kind) -> None:
+    (place,) = (place for place in PLACES[kind] if place.startswith("finished/"))
+    renumber(copy / place, b"9")
+    with pytest.raises(FinesightError, match=f"format 9 of `{kind}`") as caught:
+        read(Path("finished"))
+    assert Path(place).name in caught.value.faults[0].where
 
 
 def test_a_newer_conversion_is_not_written_over(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

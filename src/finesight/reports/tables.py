@@ -218,13 +218,14 @@ def _notice(entry: Mapping[str, Any]) -> Notice:
 def _answers(folder: Path, problems: list[str]) -> dict[str, list[Prediction]]:
     tables = {}
     for path in sorted(folder.glob("*.jsonl")):
-        tables[path.stem] = _items(_json_lines(path, problems), _prediction, path, problems)
+        rows = _json_lines(path, problems)
+        for row in rows:
+            check_format("predictions", row.get("format"), str(path), DataError, others=True)
+        tables[path.stem] = _items(rows, _prediction, path, problems)
     return {split: rows for split, rows in tables.items() if rows}
 
 
 def _prediction(row: Mapping[str, Any]) -> Prediction:
-    where = str(row.get("origin") or "predictions")
-    check_format("predictions", row.get("format"), where, DataError, others=True)
     return Prediction(
         id=str(row["id"]),
         origin=str(row.get("origin") or ""),
