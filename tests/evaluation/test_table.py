@@ -43,6 +43,7 @@ def test_round_trip_through_a_file(tmp_path: Path, item) -> None:
     path.write_text(dump(table), encoding="utf-8")
     assert read(path) == table
     first = json.loads(path.read_text(encoding="utf-8").split("\n")[0])
+    assert first.pop("format") == 1
     assert list(first) == ["id", "origin", "prompt", "prediction", "references", "tags", "group"]
     assert "líneas" in path.read_text(encoding="utf-8")
 

@@ -117,6 +117,15 @@ def test_the_file_says_what_it_is(model: Model, clean_cache: Path) -> None:
     assert second["seconds"] == 0.1
 
 
+def test_lines_of_another_format_are_not_looked_at(
+    model: Model, clean_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear(ears(model), ONE)
+    monkeypatch.setattr("finesight.data.sounds.ears.FORMAT", 2)
+    assert hear(ears(model), ONE) == [LEVELS[100]]
+    assert model[0].heard == [100, 100]
+
+
 def test_a_thousand_sounds_are_one_file_that_is_read_quickly(model: Model, clean_cache: Path) -> None:
     sounds = [wav_of(number) for number in range(1000)]
     hear(ears(model), *sounds)

@@ -159,8 +159,10 @@ def test_a_newer_format_is_not_guessed_at(store: Checkpoints, tmp_path: Path) ->
     store.save(_checkpoint(1), best=False)
     manifest = tmp_path / "checkpoints" / "step-1" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(RunError, match="format 99 is newer"):
-        load_checkpoint(manifest.parent)
+    for read in (lambda: load_checkpoint(manifest.parent), store.newest, store.best_or_last):
+        with pytest.raises(RunError, match=r"this is format 99 of `checkpoint`[^$]*newer finesight: update"):
+            read()
+    assert manifest.is_file(), "it is not damaged, and not set aside as if it were"
 
 
 def test_leftovers_of_a_killed_save_are_cleaned(store: Checkpoints, tmp_path: Path) -> None:

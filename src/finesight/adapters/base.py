@@ -10,7 +10,7 @@ from typing import Any, Literal
 from peft import LoraConfig
 
 from finesight.core.errors import ModelError
-from finesight.core.rundir import FORMAT
+from finesight.core.formats import FORMATS, check_format
 from finesight.runtime.files import write_json
 
 RECORD = "finesight.json"
@@ -53,7 +53,7 @@ def write_record(folder: Path, base: Base) -> None:
     facts = base.facts()
     if Path(base.place).is_absolute():
         facts["relative"] = os.path.relpath(base.place, folder.absolute())
-    write_json(folder / RECORD, {"format": FORMAT, "base": facts})
+    write_json(folder / RECORD, {"format": FORMATS["adapter"], "base": facts})
 
 
 def read_base(folder: Path, config: LoraConfig) -> Base:
@@ -63,7 +63,8 @@ def read_base(folder: Path, config: LoraConfig) -> Base:
         return Base(_found(folder, str(config.base_model_name_or_path or ""), None), config.revision)
     try:
         saved = json.loads(record.read_text(encoding="utf-8"))
-        written, facts = int(saved["format"]), dict(saved["base"])
+        check_format("adapter", saved["format"], str(record), ModelError)
+        facts = dict(saved["base"])
         place, relative = str(facts["place"]), facts.get("relative")
         keys = ("revision", "fingerprint", "quantize", "compute")
         base = Base(place, **{key: facts[key] for key in keys})
@@ -73,12 +74,6 @@ def read_base(folder: Path, config: LoraConfig) -> Base:
             str(record),
             "put back the file that was saved with the adapter",
         ) from error
-    if written > FORMAT:
-        raise ModelError(
-            f"its format {written} is newer than this finesight reads ({FORMAT})",
-            str(record),
-            "update finesight",
-        )
     return replace(base, place=_found(folder, place, relative))
 
 

@@ -16,6 +16,7 @@ from finesight.config.recipe import Recipe
 from finesight.config.stages import stage_mappings
 from finesight.config.yaml import MAX_BYTES, Document, KeyPath, read_document, write
 from finesight.core.errors import Fault, RecipeError
+from finesight.core.formats import check_format
 
 ENDINGS = (".yaml", ".yml")
 
@@ -86,6 +87,8 @@ def schema() -> dict[str, Any]:
 
 
 def _validated(document: Document, where: str) -> Recipe:
+    place = document.places.get(("format",), where)
+    check_format("recipe", document.value.get("format"), place, RecipeError, others=True)
     try:
         return _strict(document.value)
     except ValidationError as error:

@@ -30,6 +30,8 @@ class Run(Section):
 class Recipe(Section):
     """A whole experiment."""
 
+    format: PositiveInt = 1
+    """Version of the keys below; 1 where absent. finesight writes it into the recipes of its runs."""
     description: str = ""
     """One line for `finesight recipes`."""
     run: Run

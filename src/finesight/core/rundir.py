@@ -14,9 +14,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-FORMAT = 1
-"""Version of every file format that finesight writes; raised when a reader of the old form would go wrong."""
-
 
 @dataclass(frozen=True)
 class RunDirectory:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from finesight.core.errors import DataError, Fault
+from finesight.core.formats import FORMATS, check_format
 from finesight.core.prediction import Comparison, Prediction, Score
-from finesight.core.rundir import FORMAT
 
 FAULTS_AT_ONCE = 20
 
@@ -42,9 +42,9 @@ def parse(lines: Iterable[str], file: str) -> list[Prediction]:
     Each line is an object with `prediction` (text) and `references` (a text or a list of texts). It may have
     `id` (text or whole number; else the line's number, the first being 1), `origin` (else file and row),
     `prompt`, `group` (texts, else empty) and `tags` (texts, numbers, true or false by name; null is as if it
-    were not there). Other keys are ignored, and so are lines of white space. Raises DataError with up to 20
-    faults at once: a line that is no JSON object, a key that is missing or of the wrong type, an id that
-    stands twice, no rows at all.
+    were not there). Other keys are ignored, and so are lines of white space. Raises DataError for a line of a
+    newer `format`, and with up to 20 faults at once: a line that is no JSON object, a key that is missing or of
+    the wrong type, an id that stands twice, no rows at all.
     """
     predictions: list[Prediction] = []
     faults: list[Fault] = []
@@ -71,14 +71,17 @@ def parse(lines: Iterable[str], file: str) -> list[Prediction]:
 
 
 def dump(predictions: Iterable[Prediction]) -> str:
-    """The predictions as JSON Lines, each line with all seven keys; `parse` gives them back as they were."""
-    return "".join(f"{_json(asdict(item))}\n" for item in predictions)
+    """The predictions as JSON Lines; `parse` gives them back as they were.
+
+    Each line has all seven keys and its `format`, which holds wherever lines are taken out, or put together.
+    """
+    return "".join(f"{_json({'format': FORMATS['predictions'], **asdict(item)})}\n" for item in predictions)
 
 
 def results_document(scores: Sequence[Score], comparisons: Sequence[Comparison] = ()) -> dict[str, Any]:
     """What `results.json` holds: `format`, and lists of plain objects in `scores` and `baselines`."""
     return {
-        "format": FORMAT,
+        "format": FORMATS["results"],
         "scores": [asdict(item) for item in scores],
         "baselines": [asdict(item) for item in comparisons],
     }
@@ -106,6 +109,7 @@ def _row(line: str, file: str, row: int, faults: list[Fault]) -> Prediction | No
         what = f"The line holds {_kind(data)} in place of an object."
         faults.append(Fault(what, _at(file, row), 'Write {"prediction": "…", "references": ["…"]}.'))
         return None
+    check_format("predictions", data.get("format"), _at(file, row, "format"), DataError, others=True)
     before = len(faults)
     reader = _Row(data, file, row, faults)
     prediction = Prediction(

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from finesight.core.errors import ModelError
 from finesight.core.ports import Ports
-from finesight.models.compose.sources import know_composed
+from finesight.models.compose.sources import check_composed, know_composed
 from finesight.models.kinds import auto_class
 from finesight.models.ports import ports_of
 from finesight.models.processors import read_processor
@@ -58,6 +58,7 @@ def load_processor(place: str, reading: Reading = AS_IT_IS) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(place, **reading.where)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model can be read there: {_first_line(error)}", place, _cure(place)) from error
+    check_composed(config, place)
     if auto_class(config) is None:
         raise ModelError(
             f"models of the family `{config.model_type}` do not answer in words",

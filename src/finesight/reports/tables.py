@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finesight.core.errors import DataError, RunError
+from finesight.core.formats import Kind, check_format
 from finesight.core.prediction import Comparison, Prediction, Score
 from finesight.core.rundir import RunDirectory
 
@@ -53,7 +55,7 @@ class Tables:
 
 
 def read(path: Path) -> Tables:
-    """All tables of the run directory at `path`."""
+    """All tables of the run directory at `path`; raises RunError where a newer finesight wrote them."""
     run, problems = RunDirectory(path), list[str]()
     rows = _json_lines(run.metrics, problems)
     steps = [row for row in rows if {"step", "loss"} <= row.keys() and isinstance(row["step"], int)]
@@ -62,14 +64,16 @@ def read(path: Path) -> Tables:
         for row in rows
         if {"step", "split", "name", "value"} <= row.keys() and isinstance(row["step"], int)
     ]
-    results = _object(run.results, problems)
+    results = _object(run.results, problems, "results")
     recipe_text = _text(run.recipe, problems)
+    recipe = _yaml(recipe_text, run.recipe, problems)
+    check_format("recipe", recipe.get("format"), str(run.recipe), RunError, others=True)
     notices = _json(run.notices, problems)
     return Tables(
-        recipe=_yaml(recipe_text, run.recipe, problems),
+        recipe=recipe,
         recipe_text=recipe_text,
-        environment=_object(run.environment, problems),
-        plan=_object(run.plan, problems),
+        environment=_object(run.environment, problems, "run"),
+        plan=_object(run.plan, problems, "plan"),
         steps=steps,
         evaluations=evaluations,
         losses=numbers(run.losses, problems) or _losses(steps, evaluations),
@@ -135,9 +139,11 @@ def _json(path: Path, problems: list[str]) -> Any:
         return None
 
 
-def _object(path: Path, problems: list[str]) -> dict[str, Any]:
+def _object(path: Path, problems: list[str], kind: Kind | None = None) -> dict[str, Any]:
     value = _json(path, problems)
     if isinstance(value, dict):
+        if kind is not None:  # a report tells all that it can read: only what is newer is refused
+            check_format(kind, value.get("format"), str(path), RunError, others=True)
         return value
     if value is not None:
         problems.append(f"{path.name} does not hold a JSON object")
@@ -212,7 +218,10 @@ def _notice(entry: Mapping[str, Any]) -> Notice:
 def _answers(folder: Path, problems: list[str]) -> dict[str, list[Prediction]]:
     tables = {}
     for path in sorted(folder.glob("*.jsonl")):
-        tables[path.stem] = _items(_json_lines(path, problems), _prediction, path, problems)
+        rows = _json_lines(path, problems)
+        for row in rows:
+            check_format("predictions", row.get("format"), str(path), DataError, others=True)
+        tables[path.stem] = _items(rows, _prediction, path, problems)
     return {split: rows for split, rows in tables.items() if rows}
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finesight.core.errors import RunError
-from finesight.core.rundir import FORMAT
+from finesight.core.formats import FORMATS, check_format
 from finesight.runtime.files import (
     TEMPORARY,
     disk_full,
@@ -138,7 +138,8 @@ class Checkpoints:
                 files = {
                     path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written
                 }
-                write_json(temporary / _MANIFEST, {"format": FORMAT, "step": checkpoint.step, "files": files})
+                manifest = {"format": FORMATS["checkpoint"], "step": checkpoint.step, "files": files}
+                write_json(temporary / _MANIFEST, manifest)
                 sync_directory(temporary)
                 os.replace(temporary, self._folder / name)
                 sync_directory(self._folder)
@@ -171,12 +172,14 @@ class Checkpoints:
 
 
 def _fault_of(path: Path) -> str | None:
-    """Why a checkpoint directory is not whole, or None where it is."""
+    """Why a checkpoint directory is not whole, or None where it is.
+
+    Raises RunError for one of a newer finesight, which is not damaged: it is not to be set aside.
+    """
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-        if manifest["format"] > FORMAT:
-            return f"its format {manifest['format']} is newer than this finesight reads ({FORMAT})"
+        files, written = manifest["files"], manifest["format"]
+        check_format("checkpoint", written, str(path / _MANIFEST), RunError)
         if _STATE not in files:
             return f"its manifest lacks {_STATE}"
         for name, facts in files.items():

@@ -14,7 +14,7 @@ from finesight.config.recipe import Recipe
 from finesight.config.sources import Source
 from finesight.core.errors import DataError, Interrupted, RunError
 from finesight.core.events import Observer
-from finesight.core.rundir import FORMAT
+from finesight.core.formats import FORMATS, check_format
 from finesight.data.passes.parallel import cores, over_rows
 from finesight.data.policy import RowFault
 from finesight.data.samples import Access, open_rows
@@ -42,6 +42,8 @@ SHARD_BYTES = 512 << 20
 
 _WORK = ".convert"
 """Folder of the plan and the records while the work goes on."""
+_MARK = {"format": FORMATS["shards"], "kind": KIND}
+"""What the manifest and the plan begin with."""
 _FEW = 64
 """Rows up to which no worker process is worth its start."""
 
@@ -170,7 +172,7 @@ class _Conversion:
         self._work.mkdir(exist_ok=True)
         for entry in whole:
             write_json(record_file(self._work, entry), entry.listed())
-        write_json(self._work / "plan.json", {**manifest["plan"], "made_from": self.wanted})
+        self._write_plan(manifest["plan"])
         (self.out / NAME).unlink()
         return None
 
@@ -200,8 +202,11 @@ class _Conversion:
         plan = Plan(self.settings.to, max(8, len(str(rows))), kinds, found.lists)
         document = {**plan_document(plan), "rows": rows, "rows_a_shard": rows_a_shard}
         self._work.mkdir(exist_ok=True)
-        write_json(self._work / "plan.json", {**document, "made_from": self.wanted})
+        self._write_plan(document)
         return rows, rows_a_shard, plan
+
+    def _write_plan(self, document: Mapping[str, Any]) -> None:
+        write_json(self._work / "plan.json", {**_MARK, **document, "made_from": self.wanted})
 
     def _in_order(self, names: Mapping[str, Any]) -> list[str]:
         known = [name for name in self.opened.reader.columns if name in names]
@@ -302,8 +307,7 @@ class _Conversion:
         plan = _read(self._work / "plan.json") or {}
         written = [record for record in records if record.rows]
         manifest = {
-            "format": FORMAT,
-            "kind": KIND,
+            **_MARK,
             "to": self.settings.to,
             "rows": sum(record.rows for record in written),
             "pictures": sum(record.picture_count for record in written),
@@ -313,7 +317,7 @@ class _Conversion:
             "source": self.wanted["source"],
             "source_identity": self.wanted["source_identity"],
             "made_from": self.wanted,
-            "plan": {key: value for key, value in plan.items() if key != "made_from"},
+            "plan": {key: value for key, value in plan.items() if key not in {"made_from", *_MARK}},
             "shards": [record.listed() for record in written],
         }
         write_text(self.out / NAME, _in_lines(manifest))
@@ -374,4 +378,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise RunError(
             f"the file cannot be read: {error}", str(path), "delete the folder, and begin again"
         ) from error
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    if found.get("kind") == KIND:
+        check_format("shards", found.get("format"), str(path), RunError)
+    return found

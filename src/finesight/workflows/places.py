@@ -11,6 +11,7 @@ from finesight.core.rundir import RunDirectory
 from finesight.models.load import AS_IT_IS, LoadedModel, Reading, build_from_config, load_model
 from finesight.training.checkpoint import load_checkpoint
 from finesight.training.state import restore_model
+from finesight.workflows.rundirs import check_run
 
 SKELETON = "skeleton"
 """Folder beside the checkpoints that holds the model's configuration and processor, and an adapter's configuration."""
@@ -33,10 +34,15 @@ class Found:
 
 
 def run_of(place: Path) -> RunDirectory | None:
-    """The run that a path is, or lies in (its model, its checkpoints); None where it is no part of one."""
+    """The run that a path is, or lies in (its model, its checkpoints); None where it is no part of one.
+
+    Raises RunError for one that a newer finesight began.
+    """
     for candidate in (place, *place.absolute().parents[:2]):
         if (candidate / "recipe.yaml").is_file() and (candidate / "environment.json").is_file():
-            return RunDirectory(candidate)
+            run = RunDirectory(candidate)
+            check_run(run)
+            return run
     return None
 
 

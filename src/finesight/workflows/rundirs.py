@@ -1,5 +1,6 @@
 """Beginning and continuing a run directory: nothing that is there is ever overwritten."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 from finesight.config.load import dump, load_recipe
 from finesight.config.recipe import Recipe
 from finesight.core.errors import RunError
+from finesight.core.formats import check_format
 from finesight.core.rundir import RunDirectory
 from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
 
 _HARMLESS = (
-    *("description", "log.", "report.", "data.workers", "data.timeout"),
+    *("format", "description", "log.", "report.", "data.workers", "data.timeout"),
     *("run.name", "run.dir", "run.threads"),
 )
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
@@ -46,6 +48,20 @@ def open_run(recipe: Recipe, resume: bool) -> Iterator[RunDirectory]:
         yield run
 
 
+def check_run(run: RunDirectory) -> None:
+    """Raise RunError where a newer finesight began the run, or where its record cannot be read."""
+    try:
+        record = json.loads(run.environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"the record of this run cannot be read ({type(error).__name__})",
+            str(run.environment),
+            "put back the file that finesight wrote",
+        ) from error
+    written = record.get("format") if isinstance(record, dict) else None
+    check_format("run", written, str(run.environment), RunError)
+
+
 def _never_begun(run: RunDirectory) -> bool:
     """Whether all that a directory holds is what a start left that ended before its data were checked."""
     left = {run.recipe.name, run.log.name, run.lock.name}
@@ -67,6 +83,7 @@ def _check_existing(run: RunDirectory, resume: bool) -> None:
             str(run.path),
             "choose another by `run.dir=…`",
         )
+    check_run(run)
 
 
 def _same_recipe(run: RunDirectory, recipe: Recipe) -> None:

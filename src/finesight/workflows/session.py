@@ -10,7 +10,8 @@ from typing import Any
 from finesight.config.recipe import Recipe
 from finesight.core.batch import Batch
 from finesight.core.events import Observer
-from finesight.core.rundir import FORMAT, RunDirectory
+from finesight.core.formats import FORMATS
+from finesight.core.rundir import RunDirectory
 from finesight.data.loading.loader import in_order
 from finesight.data.loading.workers import Workers
 from finesight.data.policy import RowFault
@@ -120,7 +121,8 @@ class Session:
         )
         if not self._run.plan.is_file() and state.step < self._steps:
             cost = predicted_cost(prepared, self._forward, self._course, self._steps)
-            write_json(self._run.plan, {"format": FORMAT, "predicted": cost.document(), "measured": None})
+            plan = {"format": FORMATS["plan"], "predicted": cost.document(), "measured": None}
+            write_json(self._run.plan, plan)
         if self._observer is not None:
             self._observer.on_phase("train", self._steps)
             self._observer.on_progress(state.step)

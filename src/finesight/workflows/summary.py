@@ -8,7 +8,7 @@ import numpy as np
 
 from finesight.config.data import Data
 from finesight.core.errors import DataError
-from finesight.core.rundir import FORMAT
+from finesight.core.formats import FORMATS
 from finesight.data.inspection.distributions import picture_figures, token_figures
 from finesight.data.inspection.leaks import Twice
 from finesight.data.inspection.survey import Bad, joined
@@ -36,7 +36,7 @@ def summarise(
     faults = fault_rows(parts.values())
     samples, counts = sum(map(len, parts.values())), [part.of for part in parts.values()]
     return {
-        "format": FORMAT,
+        "format": FORMATS["inspection"],
         "name": name,
         "read": {
             "rows": sum(part.read for part in parts.values()),

@@ -16,8 +16,8 @@ import numpy as np
 
 from finesight.core.batch import Example
 from finesight.core.errors import RunError
+from finesight.core.formats import FORMATS, check_format
 from finesight.core.ports import Ports
-from finesight.core.rundir import FORMAT
 from finesight.data.loading.collate import collate
 from finesight.models.forward import float_pictures
 from finesight.runtime.files import write_bytes
@@ -76,7 +76,7 @@ def _is_ours(path: Path) -> bool:
 
 def write_table(path: Path, table: Fed) -> None:
     """Write a whole file or none; its suffix tells the format."""
-    about = {"format": FORMAT, "ids": table.ids, "pictures": table.pictures}
+    about = {"format": FORMATS["tensors"], "ids": table.ids, "pictures": table.pictures}
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
@@ -90,6 +90,7 @@ def read_table(path: Path) -> Fed:
     """The batch of a file that `write_table` wrote; raises RunError for another one."""
     try:
         tensors, about = _read_safetensors(path) if path.suffix == ".safetensors" else _read_arrow(path)
+        check_format("tensors", about.get("format"), str(path), RunError)
         return Fed(tensors, tuple(about["ids"]), tuple(about["pictures"]))
     except (ValueError, KeyError, TypeError) as error:
         what = f"this is not a table that inspect wrote: {error}"

@@ -12,8 +12,9 @@ from finesight.config.load import stage_recipes
 from finesight.config.recipe import Recipe
 from finesight.core.errors import Interrupted, RunError
 from finesight.core.events import Observer
+from finesight.core.formats import FORMATS, check_format
 from finesight.core.prediction import Comparison, Score
-from finesight.core.rundir import FORMAT, RunDirectory
+from finesight.core.rundir import RunDirectory
 from finesight.evaluation.table import results_document
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
@@ -114,7 +115,7 @@ def _record_environment(run: RunDirectory, recipe: Recipe, prepared: Prepared) -
     began = _began_with(run)
     if began is None:
         record = {
-            "format": FORMAT,
+            "format": FORMATS["run"],
             **environment(),
             **prepared.facts(),
             "seed": recipe.run.seed,
@@ -206,6 +207,7 @@ def _finish(
     scores, comparisons, seconds = measured
     if run.plan.is_file():
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
+        check_format("plan", plan.get("format"), str(run.plan), RunError)
         write_json(run.plan, {**plan, "measured": measured_cost(prepared, state).document()})
     write_text(finished_folder(run, recipe) / "README.md", finished_card(recipe, prepared, scores))
     facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
@@ -221,6 +223,7 @@ def _finish(
 
 def _summary(run: RunDirectory, report: Path) -> dict[str, Any]:
     results = json.loads(run.results.read_text(encoding="utf-8"))
+    check_format("results", results.get("format"), str(run.results), RunError)
     return {
         "status": "finished",
         "run": str(run.path),

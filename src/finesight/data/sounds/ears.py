@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from finesight.config.speech import Speech
 from finesight.core.errors import DataError, ModelError
 from finesight.data.sounds.decode import RATE, SoundLimits, decode_sound
-from finesight.data.sounds.journal import Journal, Transcript, text_of
+from finesight.data.sounds.journal import FORMAT, Journal, Transcript, text_of
 from finesight.data.sounds.transcribe import SpeechModel, Transcriber, find_speech_model, open_transcriber
 from finesight.runtime.cachedir import NoCache, cache_folder
 from finesight.runtime.notices import Notices
@@ -74,7 +74,7 @@ class Ears:
     @cached_property
     def _journal(self) -> Journal:
         try:
-            place = cache_folder(_KIND, json.dumps(self._settings, sort_keys=True))
+            place = cache_folder(_KIND, json.dumps([FORMAT, self._settings], sort_keys=True))
         except NoCache as error:
             self._do_without(error)
             return Journal(None, self._settings)

@@ -15,7 +15,8 @@ from xxhash import xxh3_64_hexdigest
 
 from finesight.data.sounds.transcribe import Stretch
 
-_FORMAT: Final = 1
+FORMAT: Final = 1
+"""Of the lines. It is a part of the file's name: a journal of other lines is not looked at."""
 
 _log = logging.getLogger("finesight")
 
@@ -92,7 +93,7 @@ class Journal:
             }
         ]
         if not self.file.exists():
-            lines.insert(0, {"format": _FORMAT, "settings": dict(self._settings)})
+            lines.insert(0, {"format": FORMAT, "settings": dict(self._settings)})
         with open(self.file, "ab") as stream:
             stream.write(b"\n" * self._torn + b"".join(map(_line, lines)))
         self._torn = False

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from finesight.core.errors import DataError
-from finesight.core.rundir import FORMAT
+from finesight.core.formats import check_format
 from finesight.data.sources.shards import Shard, folder_of, open_bytes, stat_shard
 
 NAME = "manifest.json"
@@ -133,9 +133,7 @@ def _read(shard: Shard) -> Manifest | None:
         raise _damaged(shard.name, str(error)) from error
     if not isinstance(found, dict) or found.get("kind") != KIND:
         return None
-    if found.get("format") != FORMAT:
-        what = f"this manifest is of format {found.get('format')!r}, and this version reads {FORMAT}"
-        raise DataError(what, shard.name, "install the version of finesight that wrote it, or convert again")
+    check_format("shards", found.get("format"), shard.name, DataError)
     listed = found.get("shards")
     entries = listed if isinstance(listed, list) else []
     shards = {entry["file"]: entry for entry in entries if _whole(entry)}

@@ -62,15 +62,17 @@ class FinesightEfficientNetLiteConfig(PretrainedConfig):
 class FinesightLlavaConfig(LlavaConfig):
     """LLaVA's configuration with a projector of any kind.
 
-    `vision_width` is D. `vision_prefix` counts the encoder's positions before those of the patches. `vision_tokens` is
-    `all` positions, the `patches`, or the first position alone (`cls`). `projector_kind` is `linear`, `mlp`, `resblock`
-    or `pixel_shuffle`; `projector_width` is the width inside of mlp and resblock, `projector_blocks` the number of
-    residual blocks, `projector_factor` the side of the squares of patches that become one token.
+    `finesight_format` is raised where this file no longer builds what an older configuration says. `vision_width` is D.
+    `vision_prefix` counts the encoder's positions before those of the patches. `vision_tokens` is `all` positions, the
+    `patches`, or the first position alone (`cls`). `projector_kind` is `linear`, `mlp`, `resblock` or `pixel_shuffle`;
+    `projector_width` is the width inside of mlp and resblock, `projector_blocks` the number of residual blocks,
+    `projector_factor` the side of the squares of patches that become one token.
     """
 
     model_type = "finesight_llava"
     _auto_class: ClassVar[str | None] = "AutoConfig"
 
+    finesight_format: int = 1
     vision_width: int = 1024
     vision_prefix: int = 0
     vision_tokens: str = "all"

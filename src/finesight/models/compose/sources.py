@@ -12,6 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from finesight.config.compose import DERIVED
 from finesight.core.errors import ModelError
+from finesight.core.formats import check_format
 from finesight.models.compose.modeling_finesight import (
     FinesightEfficientNetLiteConfig,
     FinesightLlavaConfig,
@@ -35,6 +36,12 @@ def know_composed() -> None:
     )
 
 
+def check_composed(config: Any, place: str) -> None:
+    """Raise ModelError for a model that a newer finesight has composed in a way that is not known here."""
+    if config.model_type == FinesightLlavaConfig.model_type:
+        check_format("composed", config.finesight_format, place, ModelError)
+
+
 def said(error: BaseException) -> str:
     """The first line of what an error says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -44,13 +51,15 @@ def config_at(place: str, key: str) -> Any:
     """The configuration of a model folder or hub id."""
     know_composed()
     try:
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (*READ_ERRORS, StrictDataclassError) as error:
         raise ModelError(
             f"no model can be read there: {said(error)}",
             f"{key}.pretrained: {place}",
             "correct the path, or check the hub id and the connection",
         ) from error
+    check_composed(config, place)
+    return config
 
 
 def config_from(values: Mapping[str, Any], key: str) -> Any:
