@@ -5,19 +5,17 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from peft import LoraConfig
 
+from finesight.config.loading import Compute, Quantize
 from finesight.core.errors import ModelError
 from finesight.core.rundir import FORMAT
 from finesight.runtime.files import write_json
 
 RECORD = "finesight.json"
 """File of an adapter folder that says what `peft`'s own files do not: the base's fingerprint, and how it was loaded."""
-
-Quantize = Literal["nf4", "int8"]
-Compute = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)

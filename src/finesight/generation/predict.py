@@ -22,6 +22,7 @@ from finesight.data.loading.collate import collate_prompts, collate_sources
 from finesight.data.loading.loader import Told, tell
 from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
+from finesight.models.spread import input_device
 from finesight.training.step import evaluating
 
 Asked = tuple[np.ndarray, Mapping[str, Extra]]
@@ -43,7 +44,7 @@ def answer(
         inputs = collate_sources(prompts, ports.encoder.start, extras, ports.pad_id)
     else:
         inputs = collate_prompts(prompts, extras, ports.pad_id)
-    device = next(model.parameters()).device
+    device = input_device(model)
     moved = {name: tensor.to(device) for name, tensor in float_pictures(inputs, ports.image).items()}
     # a captioner's own `generate` hands its end token on, which must not stand beside a whole configuration
     settings = config.to_diff_dict() if ports.asked_ids else {"generation_config": config}
