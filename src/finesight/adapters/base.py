@@ -37,12 +37,13 @@ class Base:
         return asdict(self)
 
 
-def base_at(place: str, config: Any, quantize: Quantize | None = None, compute: Compute = "fp32") -> Base:
-    """The base at a folder or hub id; `config` is its `transformers` configuration."""
+def base_at(
+    place: str, revision: str | None = None, quantize: Quantize | None = None, compute: Compute = "fp32"
+) -> Base:
+    """The base at a folder, or at the commit `revision` of a hub id."""
     folder = Path(place)
     if folder.is_dir():
         return Base(str(folder.resolve()), None, _fingerprint(folder), quantize, compute)
-    revision = config._commit_hash  # of the hub's snapshot that was read
     return Base(place, revision, revision and f"commit:{revision}", quantize, compute)
 
 

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from finesight.config.loading import Compute, Quantize
 from finesight.core.errors import ModelError
+from finesight.models.forward import output_embeddings
 from finesight.models.parts import parts_by_name
 
 _PART = "language_model"
@@ -35,7 +36,7 @@ def quantization(
     part_of = parts_by_name(outline)
     parts = {name: part_of(f"{name}.weight") for name in _matrices(outline)}
     among = {_PART} if _PART in parts.values() else set(parts.values())
-    head = outline.get_output_embeddings()
+    head = output_embeddings(outline)
     kept = [
         name
         for name, part in parts.items()

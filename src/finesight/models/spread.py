@@ -7,6 +7,7 @@ is moved to a device for the moment in which it is computed with.
 import logging
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,12 +44,12 @@ def spreading(load: Load, device: str | None) -> Iterator[dict[str, Any]]:
     # it would tell in its own words what `placement` tells; docs/models.md says what that costs
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="finesight-offload-"))
+    told = {"device_map": "auto", "max_memory": _memory(load, device), "offload_folder": str(folder)}
     try:
-        yield {
-            "device_map": "auto",
-            "max_memory": _memory(load, device),
-            "offload_folder": str(folder),
-        }
+        with warnings.catch_warnings():
+            # of single tensors beside layers, which have a place, too
+            warnings.filterwarnings("ignore", "The following device_map keys do not match any submodules")
+            yield told
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -85,6 +86,21 @@ def input_device(model: nn.Module) -> torch.device:
     computing = set(_places(model).values()) - {"cpu", DISK}
     # `accelerate` takes the first of such a set
     return torch.device(next(iter(computing))) if computing else torch.device("cpu")
+
+
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """While open, a model whose code looks past a layer at weights that are not on a device is a ModelError."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if not is_spread(model) or "meta tensor" not in str(error):
+            raise
+        raise ModelError(
+            f"the code of `{type(model).__name__}` looks at weights that are not on a device: too little fits there",
+            "spread",
+            "give the first device more by `max_memory`, or load it in nf4",
+        ) from error
 
 
 def settle(model: Any, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from finesight.adapters.targets import find_saved
 from finesight.config.adapter import Adapter
 from finesight.config.loading import Compute, Quantize
 from finesight.core.errors import ModelError
+from finesight.models.hub import commit_of
 from finesight.models.load import AS_IT_IS, LoadedModel, Reading, load_model, load_processor, outline_of
 from finesight.models.parts import freeze, parts_by_name
 from finesight.models.ports import ports_of
@@ -58,8 +59,9 @@ def begin_adapter(
     known = None if continued is None else read_base(continued[0], read_config(continued[0]))
     if known is not None:
         place, reading = known.place, _at_its_revision(known, reading)
+    reading = _pinned(place, reading)
     loaded, unused = _load(place, settings.quantize, compute, settings.save, reading)
-    base = base_at(place, loaded.model.config, settings.quantize, compute)
+    base = base_at(place, reading.revision, settings.quantize, compute)
     attached = attach(
         loaded.model, settings, unused, parts_by_name(loaded.model), hash_seed(seed, _ATTACHING)
     )
@@ -109,8 +111,9 @@ def open_adapter(
     asked = reading.load.quantize if quantized else "none"
     quantize = known.quantize if asked is None else None if asked == "none" else asked
     whole = tuple(config.modules_to_save or ())
-    loaded, unused = _load(known.place, quantize, known.compute, whole, _at_its_revision(known, reading))
-    base = base_at(known.place, loaded.model.config, quantize, known.compute)
+    reading = _pinned(known.place, _at_its_revision(known, reading))
+    loaded, unused = _load(known.place, quantize, known.compute, whole, reading)
+    base = base_at(known.place, reading.revision, quantize, known.compute)
     check_same(known, base, str(folder))
     _check_form(config, quantize, loaded.model, folder)
     attached = attach_as(loaded.model, config, unused, str(folder))
@@ -157,6 +160,13 @@ def _fill(attached: Attached, folder: Path, checkpoint: Path | None) -> None:
 def _with_own_processor(loaded: LoadedModel, folder: Path) -> LoadedModel:
     _, processor = load_processor_of(folder)
     return LoadedModel(loaded.model, processor, ports_of(processor, loaded.model.config, str(folder)))
+
+
+def _pinned(place: str, reading: Reading) -> Reading:
+    """Read a hub id at one commit, whatever becomes the newest one meanwhile."""
+    if Path(place).is_dir():
+        return reading
+    return replace(reading, revision=commit_of(place, reading.revision) or reading.revision)
 
 
 def load_processor_of(folder: Path) -> tuple[Any, Any]:
