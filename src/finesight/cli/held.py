@@ -1,12 +1,14 @@
 """The options of commands that say how a model is held in memory."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finesight.config.loading import Load, load_of
 from finesight.core.errors import FinesightError
+
+if TYPE_CHECKING:
+    from finesight.config.loading import Load
 
 
 class NumbersChoice(StrEnum):
@@ -37,8 +39,10 @@ MemoryOption = Annotated[
 ]
 
 
-def load_from(quantize: NumbersChoice | None, spread: bool, max_memory: str | None) -> Load:
+def load_from(quantize: NumbersChoice | None, spread: bool, max_memory: str | None) -> "Load":
     """What the three options say together."""
+    from finesight.config.loading import load_of
+
     sizes = {}
     for word in (max_memory or "").split(","):
         device, equals, size = word.strip().partition("=")

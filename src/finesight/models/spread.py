@@ -56,9 +56,14 @@ def spreading(load: Load, device: str | None) -> Iterator[dict[str, Any]]:
 
 
 def keep_folder(model: nn.Module, spread: Mapping[str, Any]) -> None:
-    """Let the folder of `spreading` live as long as its model; the process's end ends both."""
-    if spread:
-        weakref.finalize(model, shutil.rmtree, spread["offload_folder"], ignore_errors=True)
+    """Let the folder of `spreading` live as long as its model, if anything is in it; the process's end ends both."""
+    if not spread:
+        return
+    folder = Path(spread["offload_folder"])
+    if any(folder.iterdir()):
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    else:  # all is read from the model's own files
+        folder.rmdir()
 
 
 def _memory(load: Load, device: str | None) -> dict[int | str, int] | None:
