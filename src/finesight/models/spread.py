@@ -39,7 +39,7 @@ def spreading(load: Load, device: str | None) -> Iterator[dict[str, Any]]:
         return
     if find_spec("accelerate") is None:
         raise ModelError(
-            "`spread` needs accelerate, which is not installed", "spread", "pip install 'finesight[quant]'"
+            "`spread` needs accelerate, which is not installed", "spread", "pip install 'accelerate>=1.0'"
         )
     # it would tell in its own words what `placement` tells; docs/models.md says what that costs
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
