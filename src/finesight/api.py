@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finesight.config.load import load_recipe, parse_recipe
+from finesight.config.loading import Numbers, load_of
 from finesight.config.recipe import Recipe
 from finesight.config.sources import Source
 from finesight.core.events import Observer
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet, read_splits
-from finesight.models.load import LoadedModel
+from finesight.models.load import LoadedModel, Reading
 from finesight.runtime.notices import Notices
 from finesight.workflows.convert import convert as _convert
 from finesight.workflows.converted import recipe_or_source, source_of
@@ -134,14 +135,18 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
+    quantize: Numbers | None = None,
+    spread: bool = False,
+    max_memory: Mapping[str, str] | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Answer the samples of a split and score the answers, as `finesight evaluate` does.
 
-    Returns what the command prints with `--json`; raises a FinesightError for what can be mended.
+    `quantize`, `spread` and `max_memory` say how the model is held, as the recipe's `model.load` does. Returns what the
+    command prints with `--json`; raises a FinesightError for what can be mended.
     """
     place = None if out is None else Path(out)
-    words = list(_words(overrides))
+    words = [*_words(overrides), *load_of(quantize, spread, max_memory or {}).words]
     return _evaluate(
         os.fspath(model_or_run), split=split, overrides=words, metrics=metrics, out=place, observer=observer
     )
@@ -155,14 +160,17 @@ def generate(
     audio: str | os.PathLike[str] | None = None,
     speech_model: str | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    quantize: Numbers | None = None,
+    spread: bool = False,
+    max_memory: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Answer a question about pictures, as `finesight generate` does.
 
     What is said in `audio` is the question, or stands before it; it is transcribed as the run's `data.speech` says, or
-    by `speech_model`. `settings` are keys of the recipe's `generation` section, such as `num_beams=4`. Returns a
-    mapping with `image`, `prompt`, `answer` (and `heard`) for each picture; raises a FinesightError for what can be
-    mended.
+    by `speech_model`. `quantize`, `spread` and `max_memory` say how the model is held, `settings` are keys of the
+    recipe's `generation` section, such as `num_beams=4`. Returns a mapping with `image`, `prompt`, `answer` (and
+    `heard`) for each picture; raises a FinesightError for what can be mended.
     """
     several = [images] if isinstance(images, str | os.PathLike) else images
     return _generate(
@@ -172,6 +180,7 @@ def generate(
         audio=None if audio is None else Path(audio),
         speech_model=speech_model,
         device=device,
+        load=load_of(quantize, spread, max_memory or {}),
         **settings,
     )
 
@@ -188,9 +197,22 @@ def export_model(
     return _export(os.fspath(model_or_run), Path(out), merge=merge)
 
 
-def load_model(model_or_run: str | os.PathLike[str]) -> LoadedModel:
-    """The model of a run, checkpoint or folder with its processor and ports; raises ModelError or RunError."""
-    return find_model(os.fspath(model_or_run)).loaded
+def load_model(
+    model_or_run: str | os.PathLike[str],
+    *,
+    quantize: Numbers | None = None,
+    spread: bool = False,
+    max_memory: Mapping[str, str] | None = None,
+    revision: str | None = None,
+) -> LoadedModel:
+    """The model of a run, checkpoint, folder or hub id with its processor and ports.
+
+    `quantize` (`nf4`, `int8`, `none`) says in which numbers its matrices are held; `spread` lays its layers over all
+    devices and the disk, with no more than `max_memory` on each (`{"gpu0": "20GB", "cpu": "30GB"}`). `revision` is that
+    of a hub id. Raises ModelError or RunError where it cannot be loaded, RecipeError where values do not go together.
+    """
+    load = load_of(quantize, spread, max_memory or {})
+    return find_model(os.fspath(model_or_run), Reading(revision=revision, load=load)).loaded
 
 
 def load_data(recipe: RecipeLike, **overrides: Any) -> dict[str, SampleSet]:

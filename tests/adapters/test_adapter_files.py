@@ -40,7 +40,7 @@ def _saved(base: Path, folder: Path, **settings: Any) -> tuple[LoadedModel, Atta
     loaded, attached = attached_to(base, **settings)
     as_if_trained(attached)
     folder.mkdir()
-    write_adapter(folder, attached, base_at(str(base), loaded.model.config))
+    write_adapter(folder, attached, base_at(str(base)))
     return loaded, attached
 
 

@@ -119,7 +119,7 @@ def test_start_weights_say_that_they_drifted(run: Path, tiny_data: Path, tmp_pat
 def test_bitsandbytes_is_missing(
     tiny_data: Path, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finesight.adapters import quantize
+    from finesight.models import quantize
 
     def gone(name: str) -> Any:
         return None if name == "bitsandbytes" else importlib.util.find_spec(name)

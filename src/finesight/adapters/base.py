@@ -5,19 +5,17 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from peft import LoraConfig
 
+from finesight.config.loading import Compute, Quantize
 from finesight.core.errors import ModelError
 from finesight.core.formats import FORMATS, check_format
 from finesight.runtime.files import write_json
 
 RECORD = "finesight.json"
 """File of an adapter folder that says what `peft`'s own files do not: the base's fingerprint, and how it was loaded."""
-
-Quantize = Literal["nf4", "int8"]
-Compute = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,13 @@ class Base:
         return asdict(self)
 
 
-def base_at(place: str, config: Any, quantize: Quantize | None = None, compute: Compute = "fp32") -> Base:
-    """The base at a folder or hub id; `config` is its `transformers` configuration."""
+def base_at(
+    place: str, revision: str | None = None, quantize: Quantize | None = None, compute: Compute = "fp32"
+) -> Base:
+    """The base at a folder, or at the commit `revision` of a hub id."""
     folder = Path(place)
     if folder.is_dir():
         return Base(str(folder.resolve()), None, _fingerprint(folder), quantize, compute)
-    revision = config._commit_hash  # of the hub's snapshot that was read
     return Base(place, revision, revision and f"commit:{revision}", quantize, compute)
 
 

@@ -22,6 +22,12 @@ def merge(attached: Attached) -> Any:
             "the base model",
             "merge into the full-precision base: `finesight export RUN OUT --merge` does",
         )
+    if any(parameter.device.type == "meta" for parameter in attached.model.parameters()):
+        raise ModelError(
+            "the base model is spread, and a merge needs all of it in memory",
+            "the base model",
+            "load it without `spread`",
+        )
     try:
         model = attached.tuner.merge_and_unload(safe_merge=True)
     except ValueError as error:  # `safe_merge` refuses a change that is not finite

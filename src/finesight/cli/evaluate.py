@@ -14,21 +14,23 @@ from finesight.cli.common import (
     print_scores,
     print_table,
 )
+from finesight.cli.held import MemoryOption, QuantizeOption, SpreadOption, load_from
 from finesight.core.errors import FinesightError, RunError
 from finesight.core.rundir import RunDirectory
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL_OR_RUN", help="A run, its model/ or adapter/, or a checkpoint; not with --predictions."
+    ),
+]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(no_args_is_help=True)
 def evaluate(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL_OR_RUN",
-            help="A run, its model/ or adapter/, or a checkpoint; not with --predictions.",
-        ),
-    ] = None,
+    model: ModelArgument = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP)] = None,
     split: Annotated[
         str | None, typer.Option(help="Part of the data: train, val or test (test where a model answers).")
@@ -42,6 +44,9 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="Score this table (JSON Lines) alone, without a model.")
     ] = None,
+    quantize: QuantizeOption = None,
+    spread: SpreadOption = False,
+    max_memory: MemoryOption = None,
     debug: Annotated[
         int, typer.Option(min=0, help="Show the first N comparisons, original and normalised.", metavar="N")
     ] = 0,
@@ -52,6 +57,7 @@ def evaluate(
     \b
     Examples
       finesight evaluate runs/quickstart --split val
+      finesight evaluate runs/large --quantize nf4 --spread
       finesight evaluate --predictions runs/quickstart/predictions/test.jsonl --metrics exact_match,cider --debug 5
 
     \b
@@ -59,11 +65,16 @@ def evaluate(
       results.json           scores with bootstrap intervals, for all samples and for each tag
       predictions/           one JSON object a line: id, origin, prompt, prediction, references, tags
     """
+    load = load_from(quantize, spread, max_memory)
     names = _names(metrics)
     with only_json(json):
         if predictions is None:
-            result = _with_model(model, overrides or [], split or "test", names, out)
+            words = [*(overrides or []), *load.words]
+            result = _with_model(model, words, split or "test", names, out)
         else:
+            if load.words:
+                mend = "leave --quantize and --spread out"
+                raise FinesightError("a table of predictions needs no model", "--predictions", mend)
             result = _table(predictions, model, names, out, split)
         if debug:
             from finesight.workflows.score import debug_rows

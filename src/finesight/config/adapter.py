@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, Tag, model_validator
 
 from finesight.config.base import Inconsistent, Section, Switch, by_shape
+from finesight.config.loading import Quantize
 from finesight.config.model import PartName
 
 TargetWord = Literal["attention", "all_linear"]
@@ -46,7 +47,7 @@ class Adapter(Section):
     """Learn the length of each row beside its direction (https://arxiv.org/abs/2402.09353)."""
     save: tuple[str, ...] = ()
     """What learns whole and is saved whole: parts (`projector`), names of modules, or `embeddings` (both of them)."""
-    quantize: Literal["nf4", "int8"] | None = None
+    quantize: Quantize | None = None
     """Numbers of the frozen matrices: 4 bits (QLoRA, https://arxiv.org/abs/2305.14314) or 8; fp32 where absent."""
 
     @model_validator(mode="after")

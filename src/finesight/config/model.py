@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from finesight.config.base import Inconsistent, Section, Switch
 from finesight.config.compose import Compose
+from finesight.config.loading import Load
 
 PartName = Literal["vision_tower", "audio_tower", "projector", "language_model"]
 
@@ -150,6 +151,8 @@ class Model(Section):
     hub it needs a `revision` that is a commit (40 hexadecimal digits), so that nobody can change it afterwards."""
     allow: Allow = Allow()
     """Weights of `pretrained` that need not fit."""
+    load: Load = Load()
+    """How the model is held where it answers, by `evaluate`; training refuses it."""
     weights: str | None = None
     """A file with weights from elsewhere (`.pth`, `.pt`, `.bin`, `.safetensors`: tensors by name) to begin with, in
     place of those that the model has; its names and shapes must be the model's."""

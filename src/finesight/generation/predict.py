@@ -22,6 +22,7 @@ from finesight.data.loading.collate import collate_prompts, collate_sources
 from finesight.data.loading.loader import Told, tell
 from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
+from finesight.models.spread import answering, input_device
 from finesight.training.step import evaluating
 
 Asked = tuple[np.ndarray, Mapping[str, Extra]]
@@ -43,15 +44,15 @@ def answer(
         inputs = collate_sources(prompts, ports.encoder.start, extras, ports.pad_id)
     else:
         inputs = collate_prompts(prompts, extras, ports.pad_id)
-    device = next(model.parameters()).device
+    device = input_device(model)
     moved = {name: tensor.to(device) for name, tensor in float_pictures(inputs, ports.image).items()}
     # a captioner's own `generate` hands its end token on, which must not stand beside a whole configuration
     settings = config.to_diff_dict() if ports.asked_ids else {"generation_config": config}
     for name in ("eos_token_id", "pad_token_id", "transformers_version") if ports.asked_ids else ():
         settings.pop(name, None)
-    with torch.no_grad():
-        answering = partial(GenerationMixin.generate, model) if ports.plain_generate else model.generate
-        produced = answering(**moved, **settings)
+    generate = partial(GenerationMixin.generate, model) if ports.plain_generate else model.generate
+    with torch.no_grad(), answering(model):
+        produced = generate(**moved, **settings)
     begun = moved["input_ids" if ports.encoder is None else "decoder_input_ids"]
     begun = begun[:, : begun.shape[1] - len(ports.asked_ids)]
     fresh = produced[:, begun.shape[1] :] if _begins_with(produced, begun) else produced

@@ -74,7 +74,7 @@ def _rows_of_head(head: nn.Module, keep: Tensor) -> Iterator[None]:
     def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = arguments[0]
         before = hidden.shape[1] - keep.shape[1]  # a captioner's pictures stand before its text
-        return (hidden[:, before:][keep], *arguments[1:])
+        return (hidden[:, before:][keep.to(hidden.device)], *arguments[1:])
 
     with _removed(head.register_forward_pre_hook(select)):
         yield
@@ -88,15 +88,18 @@ def _rows_of_layer(layer: Any, keep: Tensor) -> Iterator[None]:
     """
     whole: list[Tensor] = []
 
+    def kept(rows: Tensor) -> Tensor:  # a spread model's last layer may be on another device than its inputs
+        return rows[keep.to(rows.device)][None]
+
     def enter(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole.append(arguments[0])
-        return (arguments[0][keep][None], *arguments[1:])
+        return (kept(arguments[0]), *arguments[1:])
 
     def restore(_: nn.Module, __: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (whole.pop(),)
 
     def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][keep][None],)
+        return (kept(arguments[0]),)
 
     with (
         _removed(layer.register_forward_pre_hook(enter)),

@@ -138,7 +138,7 @@ def count(model: nn.Module) -> dict[str, PartCount]:
         part = part_of(name, kind)
         so_far = counts.get(part, PartCount(0, 0))
         learning = parameter.numel() if parameter.requires_grad else 0
-        counts[part] = PartCount(so_far.total + _values(parameter), so_far.trainable + learning)
+        counts[part] = PartCount(so_far.total + values_of(parameter), so_far.trainable + learning)
     return counts
 
 
@@ -153,7 +153,7 @@ def size_lines(model: nn.Module) -> list[str]:
     ]
 
 
-def _values(parameter: nn.Parameter) -> int:
+def values_of(parameter: nn.Parameter) -> int:
     """Number of values; `bitsandbytes` packs two of four bits into a byte, and several bytes into wider numbers."""
     packed = type(parameter).__name__ == "Params4bit"
     return parameter.numel() * (2 * parameter.element_size() if packed else 1)

@@ -3,31 +3,26 @@
 This file and all of `adapters/` are imported where there is an adapter: loading `peft` takes seconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finesight.adapters.attach import Attached, attach
-from finesight.adapters.base import Base, Compute, Quantize, base_at, check_same, read_base
+from finesight.adapters.base import RECORD, Base, base_at, check_same, read_base
 from finesight.adapters.load import attach_as, load_values, read_config, same_form
 from finesight.adapters.merge import merge
-from finesight.adapters.quantize import keep_differentiable, quantization
+from finesight.adapters.spread import bring_in
 from finesight.adapters.targets import find_saved
 from finesight.config.adapter import Adapter
+from finesight.config.loading import Compute, Quantize
 from finesight.core.errors import ModelError
-from finesight.models.load import (
-    AS_IT_IS,
-    LoadedModel,
-    Reading,
-    build_from_config,
-    load_model,
-    load_processor,
-)
+from finesight.models.hub import commit_of
+from finesight.models.load import AS_IT_IS, LoadedModel, Reading, load_model, load_processor, outline_of
 from finesight.models.parts import freeze, parts_by_name
 from finesight.models.ports import ports_of
 from finesight.models.processors import read_processor
+from finesight.models.quantize import quantization
+from finesight.models.spread import is_spread
 from finesight.runtime.notices import Notices
 from finesight.training.checkpoint import load_checkpoint
 from finesight.training.state import restore_model
@@ -43,11 +38,12 @@ Place = tuple[Path, Path | None]
 
 @dataclass(frozen=True)
 class Adapted:
-    """A base model with its adapter attached."""
+    """A base model with its adapter attached; `trained` are the numbers of the base that the adapter learned on."""
 
     loaded: LoadedModel
     attached: Attached
     base: Base
+    trained: Quantize | None = None
 
 
 def begin_adapter(
@@ -62,9 +58,10 @@ def begin_adapter(
     """A new adapter on the model at `place`; where one is `continued`, with its values and on its base."""
     known = None if continued is None else read_base(continued[0], read_config(continued[0]))
     if known is not None:
-        place = known.place
+        place, reading = known.place, _at_its_revision(known, reading)
+    reading = _pinned(place, reading)
     loaded, unused = _load(place, settings.quantize, compute, settings.save, reading)
-    base = base_at(place, loaded.model.config, settings.quantize, compute)
+    base = base_at(place, reading.revision, settings.quantize, compute)
     attached = attach(
         loaded.model, settings, unused, parts_by_name(loaded.model), hash_seed(seed, _ATTACHING)
     )
@@ -86,24 +83,61 @@ def begin_adapter(
     notices.add(
         "frozen", f"{len(attached.targets)} layers are adapted{whole}; nothing else of the model learns"
     )
-    return Adapted(loaded, attached, base)
+    return Adapted(loaded, attached, base, settings.quantize)
 
 
-def open_adapter(folder: Path, checkpoint: Path | None = None, *, quantized: bool = True) -> Adapted:
+def begun_with(folder: Path, place: str) -> str | None:
+    """The revision of the base at `place` that a run has begun with; None where it has not, or on another one.
+
+    `folder` is what the run's checkpoints need beside their tensors.
+    """
+    if Path(place).is_dir() or not (folder / RECORD).is_file():
+        return None
+    known = read_base(folder, read_config(folder))
+    return known.revision if known.place == place else None
+
+
+def open_adapter(
+    folder: Path, checkpoint: Path | None = None, *, quantized: bool = True, reading: Reading = AS_IT_IS
+) -> Adapted:
     """The adapter of a folder on its base, which is loaded in the numbers that it was trained with.
 
-    Its values are those of a `checkpoint` where one is given; without `quantized` the base is loaded in full
-    precision. Raises ModelError where the base is gone or changed, or where anything does not fit.
+    Its values are those of a `checkpoint` where one is given. Without `quantized` the base is loaded in full precision;
+    `reading.load` may name other numbers, and spread it. Raises ModelError where the base is gone or changed, or where
+    anything does not fit.
     """
     config = read_config(folder)
     known = read_base(folder, config)
-    quantize = known.quantize if quantized else None
-    loaded, unused = _load(known.place, quantize, known.compute, tuple(config.modules_to_save or ()))
-    base = base_at(known.place, loaded.model.config, quantize, known.compute)
+    asked = reading.load.quantize if quantized else "none"
+    quantize = known.quantize if asked is None else None if asked == "none" else asked
+    whole = tuple(config.modules_to_save or ())
+    reading = _pinned(known.place, _at_its_revision(known, reading))
+    loaded, unused = _load(known.place, quantize, known.compute, whole, reading)
+    base = base_at(known.place, reading.revision, quantize, known.compute)
     check_same(known, base, str(folder))
+    _check_form(config, quantize, loaded.model, folder)
     attached = attach_as(loaded.model, config, unused, str(folder))
+    if is_spread(loaded.model):
+        bring_in(attached, str(folder))
     _fill(attached, folder, checkpoint)
-    return Adapted(_with_own_processor(loaded, folder), attached, base)
+    return Adapted(_with_own_processor(loaded, folder), attached, base, known.quantize)
+
+
+def _check_form(config: Any, quantize: Quantize | None, model: Any, folder: Path) -> None:
+    """Refuse a base in such numbers, or in such places, that the adapter's form cannot be computed on it."""
+    away = any(parameter.device.type == "meta" for parameter in model.parameters())
+    if config.use_dora and (quantize == "int8" or away):
+        what = "in int8" if quantize == "int8" else "not all on a device"
+        raise ModelError(
+            f"a `dora` adapter looks at the base's matrices themselves, which it cannot do where they are {what}",
+            str(folder),
+            "load it in nf4 or fp32 on devices that hold it, or merge it by `finesight export … --merge` and load that",
+        )
+
+
+def _at_its_revision(known: Base, reading: Reading) -> Reading:
+    """Read the base of an adapter as it was when the adapter was trained; `reading` is the adapter's own."""
+    return replace(reading, revision=None if Path(known.place).is_dir() else known.revision)
 
 
 def open_merged(folder: Path, checkpoint: Path | None, notices: Notices) -> LoadedModel:
@@ -128,9 +162,17 @@ def _with_own_processor(loaded: LoadedModel, folder: Path) -> LoadedModel:
     return LoadedModel(loaded.model, processor, ports_of(processor, loaded.model.config, str(folder)))
 
 
+def _pinned(place: str, reading: Reading) -> Reading:
+    """Read a hub id at one commit, whatever becomes the newest one meanwhile."""
+    if Path(place).is_dir():
+        return reading
+    return replace(reading, revision=commit_of(place, reading.revision) or reading.revision)
+
+
 def load_processor_of(folder: Path) -> tuple[Any, Any]:
     """Configuration of an adapter's base; and the adapter's own processor, or the base's where it has none."""
-    config, processor = load_processor(read_base(folder, read_config(folder)).place)
+    known = read_base(folder, read_config(folder))
+    config, processor = _processor_of_base(known.place, _at_its_revision(known, AS_IT_IS))
     if _has_processor(folder):
         try:
             processor = read_processor(str(folder), config)
@@ -140,25 +182,36 @@ def load_processor_of(folder: Path) -> tuple[Any, Any]:
     return config, processor
 
 
+def _processor_of_base(place: str, reading: Reading) -> tuple[Any, Any]:
+    """The same of the base itself; an error that names the revision where it cannot be had."""
+    try:
+        return load_processor(place, reading)
+    except ModelError as error:
+        if reading.revision is None:
+            raise
+        raise ModelError(
+            f"the base model {place} cannot be had at the revision {reading.revision}, which this adapter was made "
+            f"for: {error.faults[0].what}",
+            place,
+            "check the connection; or put that revision of the base into a folder, and name it in the adapter's "
+            "`adapter_config.json` and `finesight.json`",
+        ) from error
+
+
 def _has_processor(folder: Path) -> bool:
     return (folder / "processor_config.json").is_file() or (folder / "tokenizer_config.json").is_file()
 
 
 def _load(
-    place: str,
-    quantize: Quantize | None,
-    compute: Compute,
-    save: tuple[str, ...],
-    reading: Reading = AS_IT_IS,
+    place: str, quantize: Quantize | None, compute: Compute, save: tuple[str, ...], reading: Reading
 ) -> tuple[LoadedModel, frozenset[str]]:
     """A base model, and the names of its parameters that no output depends on."""
+    config, _ = _processor_of_base(place, reading)
+    reading = replace(reading, load=reading.load.model_copy(update={"quantize": None}))
     if quantize is None:
         loaded = load_model(place, reading=reading)
         return loaded, frozenset(freeze(loaded.model, ()))
-    with torch.device("meta"):
-        outline = build_from_config(place).model
+    outline = outline_of(config, reading)
     saved = find_saved(outline, save, parts_by_name(outline))
-    numbers = quantization(outline, quantize, compute, saved, parts_by_name(outline))
-    loaded = load_model(place, numbers, reading)
-    keep_differentiable(loaded.model)
+    loaded = load_model(place, quantization(outline, quantize, compute, saved), reading)
     return loaded, frozenset(freeze(outline, ()))

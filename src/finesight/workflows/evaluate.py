@@ -15,9 +15,12 @@ from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
 from finesight.data.sets import read_splits
 from finesight.evaluation.table import results_document
+from finesight.models.load import Reading
+from finesight.models.spread import settle
 from finesight.runtime.device import choose_device
 from finesight.runtime.files import write_json
 from finesight.runtime.notices import Notices
+from finesight.workflows.held import held, say_held
 from finesight.workflows.places import find_model, run_of
 from finesight.workflows.scoring import answer_split, answered, score_split
 
@@ -34,7 +37,8 @@ def evaluate(
     """Answer every sample of `split` and score the answers; returns the document that `results.json` holds.
 
     Predictions and scores go to `out`; where absent, to `evaluations/<split>` in the run, so that the run's own results
-    stay as they were. Raises RecipeError where there is no such split.
+    stay as they were. `model.load` among the overrides says in which numbers and on which devices the model is held,
+    which is recorded in `loaded`. Raises RecipeError where there is no such split.
     """
     run = run_of(Path(model_or_run)) if Path(model_or_run).exists() else None
     if run is None:
@@ -47,7 +51,7 @@ def evaluate(
     recipe = load_recipe(str(run.recipe), words)
     notices, policy = Notices(), Policy(recipe.data)
     device = choose_device(recipe.run.device, notices, recipe.run.threads)
-    found = find_model(model_or_run)
+    found = find_model(model_or_run, Reading(load=recipe.model.load, device=device.type))
     tick = observer.on_progress if observer else bool
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
     if split not in samples:
@@ -60,13 +64,15 @@ def evaluate(
         name: ExampleSet(samples[name], found.loaded.ports, policy, limit=limit, name=name, means=means)
         for name in sorted({split, "train"} & samples.keys())
     }
-    found.loaded.model.to(device)
+    settle(found.loaded.model, device)
+    facts = held(found)
+    say_held(facts, notices)
     folder = out or run.path / "evaluations" / split
     predictions = answer_split(
         found.loaded.model, sets[split], recipe, split, folder, observer, policy=policy
     )
     left = answered(sets[split], predictions)
     scores, comparisons = score_split(predictions, recipe, split, left, sets.get("train"), policy)
-    document = results_document(scores, comparisons)
+    document = {**results_document(scores, comparisons), "loaded": facts}
     write_json(RunDirectory(folder).results, document)
     return {**document, "results": str(RunDirectory(folder).results)}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from finesight.config.loading import Load
 from finesight.config.recipe import Recipe
 from finesight.config.speech import Speech
 from finesight.config.train import Generation
@@ -15,8 +16,11 @@ from finesight.data.sounds.ears import Ears
 from finesight.data.sounds.hearing import with_words
 from finesight.generation.predict import answer_all
 from finesight.models.decoding import decoding
+from finesight.models.load import Reading
+from finesight.models.spread import settle
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
+from finesight.workflows.held import held, say_held
 from finesight.workflows.places import find_model
 
 _log = logging.getLogger("finesight")
@@ -33,19 +37,23 @@ def generate(
     audio: Path | None = None,
     speech_model: str | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    load: Load | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Answers of a model to one question about each picture: a list of {`image`, `prompt`, `answer`}.
 
     A model that hears gets `audio` as it is. For others, what is said in it is the question, or stands before it, as in
     training; each answer then has `heard`, too, and without pictures there is one answer, with `image` None. The sound
-    is transcribed as the run says, or by `speech_model`. Without any question the run's own prompt is asked. `settings`
-    are keys of the recipe's `generation` section. Raises DataError for a file that is no picture or sound, naming it;
-    ModelError or RunError where a model cannot be loaded.
+    is transcribed as the run says, or by `speech_model`. Without any question the run's own prompt is asked. `load`
+    says in which numbers and on which devices the model is held, `settings` are keys of the recipe's `generation`
+    section. Raises DataError for a file that is no picture or sound, naming it; ModelError or RunError where a model
+    cannot be loaded.
     """
     pictures = [(path, _read(path, "picture")) for path in images]
     sound = None if audio is None else _read(audio, "sound")
-    found = find_model(model_or_run)
+    notices = Notices()
+    place = choose_device(device, notices)
+    found = find_model(model_or_run, Reading(load=load or Load(), device=place.type))
     heard: str | None = None
     hears = found.loaded.ports.sound is not None
     if audio is not None and sound is not None and not hears:
@@ -61,7 +69,9 @@ def generate(
             _log.warning("no picture is given: the question is asked alone")
         samples = [_sample(audio or Path("QUESTION"), None, heard, question)]
     model, ports = found.loaded.model, found.loaded.ports
-    model.to(choose_device(device, Notices())).eval()
+    settle(model, place)
+    say_held(held(found), notices)
+    model.eval()
     base = found.recipe.generation if found.recipe else Generation()
     config = decoding(Generation(**{**base.model_dump(), **settings}), ports)
     answers: list[str] = []

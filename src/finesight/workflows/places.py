@@ -1,13 +1,15 @@
-"""What MODEL_OR_RUN may be: a run, its `model/` or `adapter/`, a checkpoint, or a model's folder or hub id."""
+"""What MODEL_OR_RUN may be: a run, its `model/` or `adapter/`, a checkpoint; a folder or hub id of model or adapter."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finesight.config.load import load_recipe
+from finesight.config.loading import Load
 from finesight.config.recipe import Recipe
 from finesight.core.errors import ModelError, RunError
 from finesight.core.rundir import RunDirectory
+from finesight.models.hub import hub_adapter
 from finesight.models.load import AS_IT_IS, LoadedModel, Reading, build_from_config, load_model
 from finesight.training.checkpoint import load_checkpoint
 from finesight.training.state import restore_model
@@ -78,28 +80,36 @@ def find_model(model_or_run: str, reading: Reading = AS_IT_IS) -> Found:
     place = Path(model_or_run)
     run = run_of(place) if place.exists() else None
     recipe = load_recipe(str(run.recipe)) if run is not None else None
-    adapter = adapter_of(model_or_run)
+    adapter = adapter_of(model_or_run, reading)
     if adapter is not None:
         from finesight.workflows.adapting import open_adapter
 
-        adapted = open_adapter(*adapter)
+        adapted = open_adapter(*adapter, reading=reading)
         return Found(adapted.loaded, run, recipe, adapted)
     if _is_checkpoint(place) and run is not None:
+        if reading.load != Load():
+            raise ModelError(
+                "a checkpoint holds a whole model as it was trained, and is loaded in fp32 on one device",
+                model_or_run,
+                "write it as a folder by `finesight export CHECKPOINT FOLDER`, and name that",
+            )
         loaded = build_from_config(str(run.checkpoints / SKELETON))
         restore_model(loaded.model, load_checkpoint(place).tensors["model"], str(place))
         return Found(loaded, run, recipe)
     return Found(load_model(model_place(model_or_run), reading=reading), run, recipe)
 
 
-def adapter_of(model_or_run: str) -> tuple[Path, Path | None] | None:
+def adapter_of(model_or_run: str, reading: Reading = AS_IT_IS) -> tuple[Path, Path | None] | None:
     """The folder of the adapter that is named, and the checkpoint with its values where that is named; None where it is
-    a whole model."""
+    a whole model. An adapter on the hub is brought here, at the revision of the reading."""
     place = Path(model_or_run)
     run = run_of(place) if place.exists() else None
     if _is_checkpoint(place) and run is not None:
         folder, checkpoint = run.checkpoints / SKELETON, place
     else:
         folder, checkpoint = Path(model_place(model_or_run)), None
+        if not folder.exists():
+            folder = hub_adapter(str(model_or_run), reading.revision) or folder
     return (folder, checkpoint) if (folder / _ADAPTER_CONFIG).is_file() else None
 
 

@@ -32,7 +32,7 @@ def recipe_ports(recipe: Recipe, words: Iterable[str]) -> Ports:
 
 def found_ports(model_or_run: str, reading: Reading = AS_IT_IS) -> Ports:
     """Ports of a run, a checkpoint, a model's or adapter's folder or a hub id; raises ModelError or RunError."""
-    adapter = adapter_of(model_or_run)
+    adapter = adapter_of(model_or_run, reading)
     place = Path(model_or_run)
     run = run_of(place) if place.exists() else None
     if adapter is not None:

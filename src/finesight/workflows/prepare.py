@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from finesight.config.recipe import Recipe
+from finesight.core.errors import RecipeError
 from finesight.core.events import Observer
 from finesight.core.ports import Ports
+from finesight.core.rundir import RunDirectory
 from finesight.data.dataset import ExampleSet, transform_of
 from finesight.data.lengths import Limit
 from finesight.data.loading.mixture import Mixture
@@ -31,7 +34,7 @@ from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream
 from finesight.workflows.features import remember_features
-from finesight.workflows.places import adapter_of, model_place
+from finesight.workflows.places import SKELETON, adapter_of, model_place
 from finesight.workflows.starting import Words, reading_of, starting_model
 
 _log = logging.getLogger("finesight")
@@ -104,6 +107,7 @@ def prepare(
 
     `go_on` is called at each row and may raise to stop.
     """
+    _check_load(recipe)
     device = choose_device(recipe.run.device, notices, recipe.run.threads, recipe.data.workers)
     precision = choose_precision(recipe.train.precision, device.type, notices)
     policy = Policy(recipe.data)
@@ -174,6 +178,24 @@ def course_of(recipe: Recipe, prepared: Prepared) -> Course:
     return ByNumber(examples, order_of(recipe, examples), micro, prepared.policy)
 
 
+def _check_load(recipe: Recipe) -> None:
+    """Refuse to train a model that is held as only one that answers can be."""
+    load = recipe.model.load
+    if load.spread:
+        raise RecipeError(
+            "a model whose weights are spread over devices, or lie on the disk, only answers: it cannot be trained",
+            "model.load.spread",
+            "take it out; to train on less memory, give an `adapter` with `quantize: nf4`, and "
+            "`train.gradient_checkpointing: true`",
+        )
+    if load.quantize is not None:
+        raise RecipeError(
+            "weights in few bits do not learn: `model.load` is for a model that only answers",
+            "model.load.quantize",
+            "take it out; an adapter learns on a quantised base by `adapter.quantize`",
+        )
+
+
 def _learner(recipe: Recipe, words: Words, precision: Precision, notices: Notices) -> tuple[LoadedModel, Any]:
     """The model that learns, what does not learn frozen; and its adapter, where the recipe has one."""
     adapted = _adapted(recipe, precision, notices)
@@ -193,12 +215,15 @@ def _adapted(recipe: Recipe, precision: Precision, notices: Notices) -> Any:
     """The recipe's adapter on its base; None where the recipe has none."""
     if recipe.adapter is None:
         return None
-    from finesight.workflows.adapting import begin_adapter
+    from finesight.workflows.adapting import begin_adapter, begun_with
 
     assert recipe.model.pretrained is not None  # the recipe was checked
-    continued = adapter_of(recipe.model.pretrained)
-    place = model_place(recipe.model.pretrained)
     reading = reading_of(recipe.model)
+    continued = adapter_of(recipe.model.pretrained, reading)
+    place = model_place(recipe.model.pretrained)
+    if continued is None and reading.revision is None:
+        begun = RunDirectory(Path(recipe.directory)).checkpoints / SKELETON
+        reading = replace(reading, revision=begun_with(begun, place))
     return begin_adapter(place, continued, recipe.adapter, precision.name, recipe.run.seed, notices, reading)
 
 

@@ -71,7 +71,7 @@ def _starting(recipe: Recipe, words: Words, notices: Notices) -> LoadedModel:
 
 def _trained(pretrained: str, reading: Reading, notices: Notices) -> LoadedModel:
     """A model as it is, or an adapter merged into its base."""
-    adapter = adapter_of(pretrained)
+    adapter = adapter_of(pretrained, reading)
     if adapter is None:
         return find_model(pretrained, reading).loaded
     from finesight.workflows.adapting import open_merged

@@ -1,4 +1,4 @@
-"""Frozen matrices in 4 or 8 bits, by `bitsandbytes`."""
+"""Matrices in 4 or 8 bits, by `bitsandbytes`: of a frozen base model, or of a model that only answers."""
 
 import logging
 from collections.abc import Sequence
@@ -10,15 +10,17 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
-from finesight.adapters.base import Compute, Quantize
-from finesight.adapters.targets import DEFAULT_PART, PartOf
+from finesight.config.loading import Compute, Quantize
 from finesight.core.errors import ModelError
+from finesight.models.forward import output_embeddings
+from finesight.models.parts import parts_by_name
 
+_PART = "language_model"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def quantization(
-    outline: Any, quantize: Quantize, compute: Compute, saved: Sequence[str], part_of: PartOf
+    outline: Any, quantize: Quantize, compute: Compute = "fp32", saved: Sequence[str] = ()
 ) -> BitsAndBytesConfig:
     """How a model is loaded in few bits; `outline` is the same model without weights.
 
@@ -28,12 +30,13 @@ def quantization(
     if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
         raise ModelError(
             f"`quantize: {quantize}` needs bitsandbytes, which is not installed",
-            "adapter.quantize",
+            "quantize",
             "pip install 'finesight[quant]', or take `quantize` out",
         )
+    part_of = parts_by_name(outline)
     parts = {name: part_of(f"{name}.weight") for name in _matrices(outline)}
-    among = {DEFAULT_PART} if DEFAULT_PART in parts.values() else set(parts.values())
-    head = outline.get_output_embeddings()
+    among = {_PART} if _PART in parts.values() else set(parts.values())
+    head = output_embeddings(outline)
     kept = [
         name
         for name, part in parts.items()
@@ -65,6 +68,15 @@ def keep_differentiable(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def held_in(model: nn.Module) -> str | None:
+    """In which numbers of few bits matrices of a model are held, such as `nf4`; None where they are not."""
+    kinds = {type(parameter).__name__: parameter for parameter in model.parameters()}
+    if "Params4bit" in kinds:
+        packed: Any = kinds["Params4bit"]
+        return str(packed.quant_type)
+    return "int8" if "Int8Params" in kinds else None
 
 
 def _matrices(model: nn.Module) -> list[str]:
