@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from finesight.config.base import Inconsistent, Section, Switch
 from finesight.config.compose import Compose
 
-PartName = Literal["vision_tower", "audio_tower", "projector", "language_model"]
+PartName = Literal["vision_tower", "audio_tower", "projector", "audio_projector", "language_model"]
 
 
 class Vision(Section):

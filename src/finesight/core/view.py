@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Piece:
-    """A token, or a run of equal placeholders that stand for one picture.
+    """A token, or a run of equal placeholders that stand for one picture, or for sounds.
 
     `learned` tells whether the model learns to say it; `target` is what it must say next, where that is learned.
     """
 
     text: str
     id: int
-    kind: Literal["word", "control", "picture"] = "word"
+    kind: Literal["word", "control", "picture", "sound"] = "word"
     learned: bool = False
     target: str | None = None
     count: int = 1

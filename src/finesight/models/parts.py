@@ -12,12 +12,13 @@ from finesight.config.model import PartName
 from finesight.core.errors import ModelError
 
 _WORDS: tuple[tuple[PartName, frozenset[str]], ...] = (
+    ("audio_projector", frozenset({"audio_projector"})),
     (
         "projector",
         frozenset(
             "multi_modal_projector mm_projector connector merger deepstack_merger_list visual_merger qformer "
             "query_tokens language_projection visual_projection vision_projection modality_projection aligner "
-            "embed_vision image_newline enc_to_dec_proj projector mlp_AR audio_projector perceiver resampler".split()
+            "embed_vision image_newline enc_to_dec_proj projector mlp_AR perceiver resampler".split()
         ),
     ),
     (

@@ -45,10 +45,11 @@ _LOST_PACKETS: Final = 2
 
 @dataclass(frozen=True)
 class SoundLimits:
-    """Largest sound that is let in: `file_bytes` encoded, `seconds` long."""
+    """Largest sound that is let in: `file_bytes` encoded, `seconds` long; `mend` says what to do with a longer one."""
 
     file_bytes: int = 256 << 20
     seconds: float = 600.0
+    mend: str = "cut it into pieces, raise `data.speech.max_seconds`, or leave the row out"
 
 
 class _Refusal(Exception):
@@ -164,8 +165,7 @@ def _decoded(av: Any, data: bytes, kind: str, limits: SoundLimits) -> np.ndarray
                 raise _Refusal(f"the sound has {told}", "save it with 16,000 samples a second in one channel")
             seconds += frame.samples / frame.sample_rate
             if seconds > limits.seconds:
-                mend = "cut it into pieces, raise `data.speech.max_seconds`, or leave the row out"
-                raise _Refusal(f"the sound is longer than {limits.seconds:g} seconds", mend)
+                raise _Refusal(f"the sound is longer than {limits.seconds:g} seconds", limits.mend)
             frame.pts = None  # gaps in the times of frames are not filled
             parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
         if not seconds:
