@@ -56,7 +56,10 @@ class PlacedSounds:
 
     def words(self, samples: Sequence[int]) -> tuple[str, ...]:
         """The placeholder of each sound, repeated for its tokens."""
-        return tuple(self.placeholder * sound_tokens(count, self.extractor, self.stride, self.factor) for count in samples)
+        return tuple(
+            self.placeholder * sound_tokens(count, self.extractor, self.stride, self.factor)
+            for count in samples
+        )
 
     def prepare(self, sounds: Sequence[np.ndarray]) -> Mapping[str, Extra]:
         """Inputs of the model for the sounds of one sample, each float32 (samples,): features (S, F, L), and which of

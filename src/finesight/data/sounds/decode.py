@@ -39,6 +39,8 @@ _TORN: Final = 4096
 """Bytes that a WAV may lack of what its header says: some writers count their own header."""
 _ESTIMATED: Final = ("mp3", "aac", "amr")
 """Containers whose length nobody knows before the end."""
+_ROUNDING: Final = 1e-6
+"""Seconds that the sum of a sound's frames may be beside its length."""
 _LOST_PACKETS: Final = 2
 """Damaged packets that these may have, which begin and end in the midst of a stream."""
 
@@ -164,7 +166,7 @@ def _decoded(av: Any, data: bytes, kind: str, limits: SoundLimits) -> np.ndarray
                 told = f"{frame.sample_rate:,} samples a second in {len(frame.layout.channels)} channels"
                 raise _Refusal(f"the sound has {told}", "save it with 16,000 samples a second in one channel")
             seconds += frame.samples / frame.sample_rate
-            if seconds > limits.seconds:
+            if seconds > limits.seconds + _ROUNDING:
                 raise _Refusal(f"the sound is longer than {limits.seconds:g} seconds", limits.mend)
             frame.pts = None  # gaps in the times of frames are not filled
             parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]

@@ -11,11 +11,9 @@ _LONGER = "the model hears no more: cut it into pieces, or leave the row out"
 
 def decoded_sounds(sample: Sample, port: SoundPort) -> list[np.ndarray]:
     """The sounds of a sample, each float32 (samples,); raises DataError for one that is not let in, or is too long."""
-    where, limits = str(sample.origin), SoundLimits()
-    if port.seconds < limits.seconds:
-        limits = SoundLimits(seconds=port.seconds, mend=_LONGER)
-    longest = int(port.seconds * port.rate) if port.seconds < limits.seconds + 1 else None
-    many = len(sample.sounds) > 1
+    where, many = str(sample.origin), len(sample.sounds) > 1
+    limits = SoundLimits(seconds=min(port.seconds, SoundLimits().seconds), mend=_LONGER)
+    longest = round(limits.seconds * port.rate)
     names = [f"{where}, sound {number}" if many else where for number in range(1, len(sample.sounds) + 1)]
     sounds = zip(sample.sounds, names, strict=True)
     # another rate may round to a sample more

@@ -349,7 +349,9 @@ class FinesightLlavaModel(LlavaModel):
         features = input_features.to(self.audio_tower.dtype)
         found = self.audio_tower(features, output_hidden_states=True, return_dict=True)
         states = found.hidden_states[self.config.audio_layer]
-        counts = self.audio_tokens(torch.ones_like(features[:, 0]) if input_features_mask is None else input_features_mask)
+        counts = self.audio_tokens(
+            torch.ones_like(features[:, 0]) if input_features_mask is None else input_features_mask
+        )
         tokens = self.audio_projector(states)
         heard = [row[:count] for row, count in zip(tokens, counts, strict=True)]
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=heard)
@@ -448,7 +450,9 @@ class FinesightLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **kwargs: Any
     ) -> Any:
         """Repeats the rows for beams; the sounds of a row stay together, (a, b) as (a, b, a, b)."""
-        heard = {name: kwargs.pop(name) for name in ("input_features", "input_features_mask") if name in kwargs}
+        heard = {
+            name: kwargs.pop(name) for name in ("input_features", "input_features_mask") if name in kwargs
+        }
         if "input_features" in heard and expand_size > 1:
             mask = heard.get("input_features_mask", torch.ones_like(heard["input_features"][:, 0]))
             ends = torch.tensor(self.model.audio_tokens(mask)).cumsum(0).tolist()
@@ -457,5 +461,7 @@ class FinesightLlavaForConditionalGeneration(LlavaForConditionalGeneration):
             groups = [list(range(*cuts[row : row + 2])) for row in range(len(rows))]
             order = [sound for group in groups for sound in group * expand_size]
             heard = {name: value[order] for name, value in heard.items()}
-        ids, made = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        ids, made = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
         return ids, {**made, **heard}

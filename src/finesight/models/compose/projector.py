@@ -9,7 +9,15 @@ from finesight.core.errors import ModelError
 from finesight.models.compose.modeling_finesight import FinesightAudioProjector, FinesightProjector
 from finesight.models.compose.states import differences, read_state
 
-_AROUND = ("base_model.", "module.", "model.", "mm_projector.", "multi_modal_projector.", "audio_projector.", "projector.")
+_AROUND = (
+    "base_model.",
+    "module.",
+    "model.",
+    "mm_projector.",
+    "multi_modal_projector.",
+    "audio_projector.",
+    "projector.",
+)
 """What may stand before a projector's own names, such as `model.mm_projector.` in the files of LLaVA's first stage."""
 _LLAVA = {"0": "linear_1", "2": "linear_2"}
 """Names of the two matrices in those files, and in `transformers`."""
