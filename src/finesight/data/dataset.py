@@ -25,8 +25,8 @@ from finesight.data.sets import SampleSet
 from finesight.data.sounds.direct import decoded_sounds
 
 _KEPT_BYTES = 64 << 20
-"""Bytes of decoded pictures and sounds that a process keeps. For a small set, which an epoch goes through in seconds, reading and
-decoding are a good part of what each look costs."""
+"""Bytes of decoded pictures and sounds that a process keeps. For a small set, which an epoch goes through in seconds,
+reading and decoding are a good part of what each look costs."""
 
 
 class ExampleSet:

@@ -1,7 +1,7 @@
 """A program that knows `transformers` and not finesight: it asks a composed model about sounds.
 
-`python remote_ears.py FOLDER`: the folder has `sounds.npz` (each sound, and levels of a picture) beside `model/`; it writes
-`outputs.safetensors`, `texts.json` and the model saved again, `again/`.
+`python remote_ears.py FOLDER`: the folder has `sounds.npz` (sounds, and levels of a picture) beside `model/`; it
+writes `outputs.safetensors`, `texts.json` and the model saved again, `again/`.
 """
 
 import json

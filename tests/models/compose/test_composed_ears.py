@@ -1,4 +1,4 @@
-"""Composed models that hear: sounds in their places, as many tokens as they are long, the same with others and alone."""
+"""Composed models that hear: sounds in their places, as many tokens as they are long, together as alone."""
 
 import io
 import json

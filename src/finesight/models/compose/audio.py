@@ -48,7 +48,8 @@ class Ear:
     def load(self) -> nn.Module:
         """The encoder with its weights in fp32; random ones where it comes from a `config`."""
         if self.weights is None:
-            return sound_encoder(self.config)
+            tower: nn.Module = sound_encoder(self.config)
+            return tower
         return _loaded(self.weights, self.config)
 
 
@@ -130,4 +131,5 @@ def _loaded(place: str, config: Any) -> nn.Module:
             place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
         )
     whole(facts, place, lambda name: not name.startswith("encoder."))
-    return model.get_encoder()  # type: ignore[no-any-return]
+    encoder: nn.Module = model.get_encoder()
+    return encoder

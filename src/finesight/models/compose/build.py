@@ -154,7 +154,7 @@ def build_processor(parts: Parts, learned: str | None = None) -> LlavaProcessor:
             audio_stride=parts.audio.stride,
             audio_factor=parts.audio.part.projector.factor,
         )
-    return kind(  # type: ignore[no-any-return]
+    return kind(
         image_processor=SiglipImageProcessorPil(
             size={"height": size, "width": size},
             image_mean=list(vision.mean),

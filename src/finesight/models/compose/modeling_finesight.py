@@ -73,8 +73,9 @@ class FinesightLlavaConfig(LlavaConfig):
     residual blocks, `projector_factor` the side of the squares of patches that become one token.
 
     With an `audio_config` the model hears: the state `audio_layer` of that encoder is read, which has a position of the
-    width `audio_width` for `audio_stride` frames, and `audio_projector_factor` neighbours become one token by
-    `audio_projector_kind` (`linear` or `mlp`, of the width `audio_projector_width` inside), where `audio_token_index` is.
+    width `audio_width` for `audio_stride` frames. `audio_projector_factor` neighbours become one token by
+    `audio_projector_kind` (`linear`, or `mlp` of the width `audio_projector_width` inside), where the text has the token
+    `audio_token_index`.
     """
 
     model_type = "finesight_llava"
@@ -271,8 +272,10 @@ class FinesightProjector(nn.Module):
 
 
 class FinesightAudioProjector(nn.Module):
-    """States of sounds (A, S, D) to tokens of the language model (A, ⌈S / factor⌉, E): `factor` neighbours side by side,
-    zeros after the last ones, then one matrix or two with a GELU between."""
+    """States of sounds (A, S, D) to tokens of the language model (A, ⌈S / factor⌉, E).
+
+    `factor` neighbours side by side, zeros after the last ones, then one matrix, or two with a GELU between.
+    """
 
     def __init__(self, config: FinesightLlavaConfig):
         super().__init__()

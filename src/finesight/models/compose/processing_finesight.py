@@ -28,7 +28,8 @@ def sound_features(sounds: Sequence[np.ndarray], extractor: Any) -> dict[str, np
 
 def sound_tokens(samples: int, extractor: Any, stride: int, factor: int) -> int:
     """Tokens of a sound: ⌈⌈frames / stride⌉ / factor⌉, with a frame for each `hop_length` samples that are begun."""
-    return math.ceil(math.ceil(math.ceil(samples / extractor.hop_length) / stride) / factor)
+    frames = math.ceil(samples / int(extractor.hop_length))
+    return math.ceil(math.ceil(frames / stride) / factor)
 
 
 class FinesightProcessor(LlavaProcessor):  # type: ignore[misc]  # transformers does not say what its classes are
