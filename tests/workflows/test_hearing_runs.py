@@ -71,6 +71,15 @@ def test_it_is_evaluated_again(heard: Path, capsys: pytest.CaptureFixture[str]) 
     assert [score["value"] for score in told["scores"]] == [score["value"] for score in kept]
 
 
+def test_inspection_shows_them(heard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert command(["inspect", str(heard / "recipe.yaml"), "--json"]) == 0
+    (shown,) = (one for one in json.loads(capsys.readouterr().out)["shown"] if one["pictures"])
+    assert shown["turns"][0]["parts"] == [None, "[sound] ", QUESTION]
+    counts = {piece["kind"]: piece["count"] for piece in shown["pieces"] if piece["count"] > 1}
+    assert counts["picture"] == 4 and 2 <= counts["sound"] <= 5
+
+
 def _short(rows: Path, folder: Path) -> dict[str, Any]:
     mapping = tone_mapping(rows, folder)
     mapping["train"] |= {"max_steps": 6}

@@ -12,8 +12,8 @@ from PIL import Image as Pillow
 
 from finesight.core.batch import IGNORE
 from finesight.core.ports import ImagePort, Ports
-from finesight.core.sample import Message, Sample, Text
-from finesight.core.view import Piece, Shown, View
+from finesight.core.sample import Audio, Message, Part, Sample, Text
+from finesight.core.view import SOUND, Piece, Shown, View
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode
 from finesight.data.lengths import EncodedText, Limit, without_turns
@@ -78,7 +78,13 @@ def _words(sample: Sample, split: str, number: int) -> View:
 
 
 def _turn(message: Message) -> tuple[str, tuple[str | None, ...]]:
-    return message.role, tuple(part.text if isinstance(part, Text) else None for part in message.parts)
+    return message.role, tuple(_part(part) for part in message.parts)
+
+
+def _part(part: Part) -> str | None:
+    if isinstance(part, Text):
+        return part.text
+    return SOUND if isinstance(part, Audio) else None
 
 
 def pieces(encoded: EncodedText, ports: Ports) -> tuple[Piece, ...]:

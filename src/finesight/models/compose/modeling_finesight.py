@@ -74,8 +74,8 @@ class FinesightLlavaConfig(LlavaConfig):
 
     With an `audio_config` the model hears: the state `audio_layer` of that encoder is read, which has a position of the
     width `audio_width` for `audio_stride` frames. `audio_projector_factor` neighbours become one token by
-    `audio_projector_kind` (`linear`, or `mlp` of the width `audio_projector_width` inside), where the text has the token
-    `audio_token_index`.
+    `audio_projector_kind` (`linear`, or `mlp` of the width `audio_projector_width` inside), where the text has the
+    token `audio_token_index`.
     """
 
     model_type = "finesight_llava"
