@@ -22,7 +22,7 @@ _MOST_POSITIONS = 48
 _SIDE = 28
 """Columns of a picture on the screen; a character shows two pixels, one above the other."""
 _HALF = "▀"
-_STYLES = {"word": "", "control": "dim italic", "picture": "yellow"}
+_STYLES = {"word": "", "control": "dim italic", "picture": "yellow", "sound": "yellow"}
 _LEARNED = "bold green"
 _RANKS = ("p50", "p95", "max")
 

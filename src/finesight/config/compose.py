@@ -1,4 +1,4 @@
-"""`model.compose`: a vision encoder, a projector and a language model put together."""
+"""`model.compose`: a vision encoder, a projector and a language model put together; ears where they are wanted."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,12 @@ DERIVED = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id")
 """Values of a language model's configuration that follow from its tokenizer."""
 
 
-def _one_origin(part: str, pretrained: str | None, config: dict[str, Any] | None) -> None:
+def _one_origin(
+    part: str,
+    pretrained: str | None,
+    config: dict[str, Any] | None,
+    such: str = "siglip_vision_model, clip_vision_model or llama",
+) -> None:
     if (pretrained is None) == (config is None):
         given = "neither" if pretrained is None else "both"
         raise Inconsistent(
@@ -20,7 +25,7 @@ def _one_origin(part: str, pretrained: str | None, config: dict[str, Any] | None
     if config is not None and not isinstance(config.get("model_type"), str):
         raise Inconsistent(
             f"the `config` of the {part} does not say what it is",
-            "give `model_type:` as `transformers` calls it, such as siglip_vision_model, clip_vision_model or llama",
+            f"give `model_type:` as `transformers` calls it, such as {such}",
         )
 
 
@@ -84,6 +89,46 @@ class ProjectorPart(Section):
         return self
 
 
+class AudioProjectorPart(Section):
+    """How neighbouring frames of the encoder of sounds become one token of the language model."""
+
+    kind: Literal["linear", "mlp"] = "mlp"
+    """linear: one matrix. mlp: two with a GELU between."""
+    factor: PositiveInt = 8
+    """Neighbouring frames that become one token. Whisper has fifty frames a second: 8 makes six tokens a second."""
+    width: PositiveInt | None = None
+    """Width inside of an mlp; the language model's where absent."""
+    pretrained: str | None = None
+    """A `.safetensors`, `.bin`, `.pt` or `.pth` file with the weights of such a projector; random where absent."""
+
+    @model_validator(mode="after")
+    def _own_sizes(self) -> "AudioProjectorPart":
+        if self.width is not None and self.kind == "linear":
+            raise Inconsistent(
+                "a projector of the kind linear has no `width`", "take it out, or choose `kind: mlp`"
+            )
+        return self
+
+
+class AudioPart(Section):
+    """The encoder of sounds, what is read from it, and its own projector."""
+
+    pretrained: str | None = None
+    """A folder, hub id or run with a Whisper, of which the encoder is taken, or with a composed model that hears."""
+    config: dict[str, Any] | None = None
+    """An encoder with random weights: `model_type: whisper` and values of its `transformers` configuration."""
+    layer: Annotated[int, Field(lt=0)] = -1
+    """Which of its hidden states are read, from the end: -1 is the output after its last norm, -2 what goes into its
+    last layer."""
+    projector: AudioProjectorPart = AudioProjectorPart()
+    """What joins it and the language model."""
+
+    @model_validator(mode="after")
+    def _origin(self) -> "AudioPart":
+        _one_origin("encoder of sounds", self.pretrained, self.config, "whisper")
+        return self
+
+
 _VOCABULARY = 512
 
 
@@ -124,10 +169,11 @@ class LanguagePart(Section):
 
 
 class Compose(Section):
-    """A vision encoder, a projector and a language model; every dimension between them is derived.
+    """A vision encoder, a projector and a language model, and an encoder of sounds; every dimension between them is
+    derived.
 
-    With a linear or mlp projector and an encoder that LLaVA knows it is a plain LLaVA model; else the saved folder
-    carries its own modelling file.
+    With a linear or mlp projector, an encoder that LLaVA knows and no ears it is a plain LLaVA model; else the saved
+    folder carries its own modelling file.
     """
 
     vision: VisionPart
@@ -136,6 +182,8 @@ class Compose(Section):
     """What joins the two."""
     language: LanguagePart
     """The language model."""
+    audio: AudioPart | None = None
+    """The encoder of sounds with its projector: the model then hears the sounds of samples itself."""
     image_start: Annotated[str, Field(min_length=1)] | None = None
     """A token that is written before every picture; added to the tokenizer where it is new."""
     image_end: Annotated[str, Field(min_length=1)] | None = None

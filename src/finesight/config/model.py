@@ -10,7 +10,7 @@ from finesight.config.base import Inconsistent, Section, Switch
 from finesight.config.compose import Compose
 from finesight.config.loading import Load
 
-PartName = Literal["vision_tower", "audio_tower", "projector", "language_model"]
+PartName = Literal["vision_tower", "audio_tower", "projector", "audio_projector", "language_model"]
 
 
 class Vision(Section):

@@ -84,15 +84,35 @@ class ProcessedPictures(PicturePort, Protocol):
 
 
 class SoundPort(Protocol):
-    """How sounds enter a model that hears: mono, `rate` samples a second, at most `most` in a sample."""
+    """How sounds enter a model that hears: mono, `rate` samples a second, at most `most` in a sample, each at most
+    `seconds` long.
+
+    `placeholder` is what the template writes for one sound, empty where sounds stand in no text; `placeholder_id` the
+    token that is repeated for it, −1 where there is none.
+    """
 
     @property
     def rate(self) -> int:
         """Samples a second."""
 
     @property
-    def most(self) -> int:
-        """The largest number of sounds in a sample."""
+    def most(self) -> int | None:
+        """The largest number of sounds in a sample, None where there is none."""
+
+    @property
+    def seconds(self) -> float:
+        """The longest sound."""
+
+    @property
+    def placeholder(self) -> str:
+        """What the template writes for one sound."""
+
+    @property
+    def placeholder_id(self) -> int:
+        """The token that stands for a part of a sound."""
+
+    def words(self, samples: Sequence[int]) -> tuple[str, ...]:
+        """What stands in the text for each sound of so many samples, in place of its placeholder."""
 
     def prepare(self, sounds: "Sequence[np.ndarray]") -> Mapping[str, Extra]:
         """Inputs of the model for the sounds of one sample, each float32 (samples,)."""
@@ -142,5 +162,6 @@ class Ports:
 
     @property
     def sized(self) -> bool:
-        """Whether a sample's pictures must be read to know its tokens."""
-        return self.image is not None and self.image.sized
+        """Whether a sample's pictures and sounds must be read to know its tokens."""
+        pictures = self.image is not None and self.image.sized
+        return pictures or (self.sound is not None and bool(self.sound.placeholder))

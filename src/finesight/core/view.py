@@ -5,16 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
+SOUND = "[sound] "
+"""Stands for a sound among the words of a turn."""
+
+
 @dataclass(frozen=True)
 class Piece:
-    """A token, or a run of equal placeholders that stand for one picture.
+    """A token, or a run of equal placeholders that stand for one picture, or for sounds.
 
     `learned` tells whether the model learns to say it; `target` is what it must say next, where that is learned.
     """
 
     text: str
     id: int
-    kind: Literal["word", "control", "picture"] = "word"
+    kind: Literal["word", "control", "picture", "sound"] = "word"
     learned: bool = False
     target: str | None = None
     count: int = 1
@@ -34,7 +38,7 @@ class View:
     """A sample, or what could be read of a row that cannot be used; `fault` then says why.
 
     `number` counts the samples of its split from 1; it is 0 for a faulty row. `turns` are roles with their parts, None
-    where a picture or sound stands. `originals` are the pictures as their files have them (upright, on white), `fed`
+    where a picture stands, and SOUND where a sound does. `originals` are the pictures as their files have them (upright, on white), `fed`
     what the model gets: before the normalisation, which moves levels and no pixel. `alike` names what it comes twice
     with.
     """

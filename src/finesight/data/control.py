@@ -37,6 +37,8 @@ def control_tokens(ports: Ports) -> tuple[frozenset[int], re.Pattern[str] | None
     named = {number: token.content for number, token in added.items() if token.special}
     if ports.image is not None and ports.image.placeholder:
         named[ports.image.placeholder_id] = ports.image.placeholder
+    if ports.sound is not None and ports.sound.placeholder:
+        named[ports.sound.placeholder_id] = ports.sound.placeholder
     ids = frozenset(named) | frozenset(ports.tokenizer.all_special_ids)
     words = {word for word in [*named.values(), *ports.tokenizer.all_special_tokens] if word}
     longest_first = sorted(words, key=len, reverse=True)
@@ -50,12 +52,15 @@ def check_words(sample: Sample, ports: Ports) -> None:
     """What no model, or this one, can read: words that would turn into a special token or a placeholder, sounds."""
     if sample.messages[0].role == "assistant":
         raise DataError("the first turn is an answer", str(sample.origin), "put a turn of the user before it")
-    most = 0 if ports.sound is None else ports.sound.most
-    if most and len(sample.sounds) > most:
+    most = None if ports.sound is None else ports.sound.most
+    if most is not None and len(sample.sounds) > most:
         what = f"this model takes {most} sound, the sample has {len(sample.sounds)}"
         raise DataError(what, str(sample.origin), "leave sounds out, or make rows of their own of them")
-    if sample.sounds and not most:
-        mend = "name a speech model by `data.speech.model`: sounds are then transcribed, and their words are read"
+    if sample.sounds and ports.sound is None:
+        mend = (
+            "name a speech model by `data.speech.model`: sounds are then transcribed, and their words are read; or "
+            "give the model ears by `model.compose.audio`"
+        )
         raise DataError("this model takes no sounds", str(sample.origin), mend)
     pattern = control_tokens(ports)[1]
     for turn in sample.messages:

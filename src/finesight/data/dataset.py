@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,11 +22,11 @@ from finesight.data.pictures.mirrors import mirrors_allowed
 from finesight.data.pictures.transforms import PictureTransform, TransformSettings
 from finesight.data.policy import Policy
 from finesight.data.sets import SampleSet
-from finesight.data.sounds.decode import decode_sound
+from finesight.data.sounds.direct import decoded_sounds
 
 _KEPT_BYTES = 64 << 20
-"""Bytes of decoded pictures that a process keeps. For a small set, which an epoch goes through in seconds, reading and
-decoding are a good part of what each look costs."""
+"""Bytes of decoded pictures and sounds that a process keeps. For a small set, which an epoch goes through in seconds,
+reading and decoding are a good part of what each look costs."""
 
 
 class ExampleSet:
@@ -61,7 +61,7 @@ class ExampleSet:
             self._source_bounds = np.concatenate(
                 [[0], np.cumsum(self._found["source_lengths"], dtype=np.int64)]
             )
-        self._kept: dict[int, tuple[Sample, tuple[Picture, ...]]] = {}
+        self._kept: dict[int, _Loaded] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process needs: all but the tokenizer and the template, which not every process can be sent."""
@@ -112,31 +112,41 @@ class ExampleSet:
 
     def _example(self, index: int, transform: PictureTransform | None, epoch: int) -> Example:
         place = slice(*self._bounds[index : index + 2])
-        sample, loaded = self._kept.get(index) or self._loaded(index)
+        loaded = self._kept.get(index) or self._loaded(index)
         tokens, targets = (np.asarray(self._found[name][place]) for name in ("tokens", "targets"))
         text = EncodedText(tokens, targets, source=self._source(index))
-        return example_of(sample, text, self.ports, transform, self._seed, epoch, loaded)
+        return example_of(
+            loaded.sample, text, self.ports, transform, self._seed, epoch, loaded.pictures, loaded.sounds
+        )
 
     def _source(self, index: int) -> np.ndarray | None:
         if self.ports.encoder is None:
             return None
         return np.asarray(self._found["sources"][slice(*self._source_bounds[index : index + 2])])
 
-    def _loaded(self, index: int) -> tuple[Sample, tuple[Picture, ...]]:
-        """Sample `index` and its decoded pictures, kept where those of all samples would fit if they were as large."""
+    def _loaded(self, index: int) -> "_Loaded":
+        """Sample `index`, its pictures and sounds, kept where those of all samples would fit if they were as large."""
         sample = self.sample(index)
-        pictures = load_pictures(sample)
-        if (
-            len(self) * sum(3 * across * down for across, down in (one.size for one in pictures))
-            <= _KEPT_BYTES
-        ):
-            self._kept[index] = sample, pictures
-        return sample, pictures
+        sounds = () if self.ports.sound is None else tuple(decoded_sounds(sample, self.ports.sound))
+        found = _Loaded(sample, load_pictures(sample), sounds)
+        sizes = [3 * across * down for across, down in (one.size for one in found.pictures)]
+        if len(self) * (sum(sizes) + sum(sound.nbytes for sound in sounds)) <= _KEPT_BYTES:
+            self._kept[index] = found
+        return found
 
     def prompt(self, index: int) -> np.ndarray:
         """Tokens of the question of sample `index`, ending where the model is to answer; what an encoder reads."""
         sample = self.samples[index] if self.ports.sized else self.samples.words(index)
         return encode_prompt(without_turns(sample, int(self._found["dropped"][index])), self.ports)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A sample with its decoded pictures and, for a model that hears, sounds."""
+
+    sample: Sample
+    pictures: tuple[Picture, ...]
+    sounds: tuple[np.ndarray, ...]
 
 
 def _render_elsewhere(messages: Sequence[Message], ask: bool) -> str:
@@ -190,10 +200,14 @@ def example_of(
     seed: int = 0,
     epoch: int = 0,
     loaded: Sequence[Picture] | None = None,
+    decoded: Sequence[np.ndarray] | None = None,
 ) -> Example:
-    """The example of a sample, without the turns that `text` has dropped; pictures as `prepare_pictures` makes them."""
+    """The example of a sample, without the turns that `text` has dropped; pictures as `prepare_pictures` makes them.
+
+    `loaded` and `decoded`: its pictures and sounds, where they are decoded already.
+    """
     pictures = prepare_pictures(sample, ports, transform, seed, epoch, loaded)
-    extras = {**extras_of(pictures, ports, text.tokens, text.targets), **sounds_of(sample, ports)}
+    extras = {**extras_of(pictures, ports, text.tokens, text.targets), **sounds_of(sample, ports, decoded)}
     return Example(sample.id, text.tokens, text.targets, extras, text.source)
 
 
@@ -216,12 +230,13 @@ def asked(sample: Sample, ports: Ports) -> tuple[np.ndarray, Mapping[str, Extra]
     return tokens, {**extras_of(prepare_pictures(sample, ports), ports, tokens), **sounds_of(sample, ports)}
 
 
-def sounds_of(sample: Sample, ports: Ports) -> Mapping[str, Extra]:
+def sounds_of(
+    sample: Sample, ports: Ports, decoded: Sequence[np.ndarray] | None = None
+) -> Mapping[str, Extra]:
     """The model's inputs for the sounds of a sample, of a model that hears; those of others were transcribed."""
     if ports.sound is None or not sample.sounds:
         return {}
-    where = str(sample.origin)
-    return ports.sound.prepare([decode_sound(sound.data, where) for sound in sample.sounds])
+    return ports.sound.prepare(decoded_sounds(sample, ports.sound) if decoded is None else decoded)
 
 
 def transform_of(settings: Transforms) -> PictureTransform | None:

@@ -4,7 +4,8 @@ T tokens of the example. `targets[t]` holds what the logits at position t must p
 token belongs to an answer (its end token included), else IGNORE.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from finesight.data.control import check_words, decode, end_ids, render, same_wo
 from finesight.data.encode_apart import encode_apart, encode_question
 from finesight.data.lengths import EncodedText, Limit, droppable, fewest, told, too_long, without_turns
 from finesight.data.pictures.load import size_of
+from finesight.data.sounds.direct import decoded_sounds
 
 
 @dataclass(frozen=True)
@@ -259,21 +261,37 @@ def _spans(written: _Written, sample: Sample, ports: Ports) -> list[_Span]:
 
 def _growth(text: str, written: _Written, ports: Ports) -> int:
     """Characters that repeating the placeholders of `text` adds."""
-    if ports.image is None or not ports.image.placeholder:
-        return 0
-    return written.growth[text.count(ports.image.placeholder)]
+    return written.growth[len(_places(text, ports))]
+
+
+def _places(rendered: str, ports: Ports) -> list[re.Match[str]]:
+    """The placeholders of pictures and sounds in a text, in their order."""
+    marks = [port.placeholder for port in (ports.image, ports.sound) if port is not None and port.placeholder]
+    return list(re.finditer("|".join(map(re.escape, marks)), rendered)) if marks else []
 
 
 def _expand(rendered: str, ports: Ports, sample: Sample) -> tuple[str, tuple[int, ...]]:
-    """Each placeholder in the words of its picture, and the characters that the first of them have added.
+    """Each placeholder in the words of its picture or sound, and the characters that the first of them have added.
 
-    There must be as many placeholders as pictures; or none, where the model sees pictures beside its text.
+    There must be as many placeholders as pictures, and as sounds; or none, where the model has them beside its text.
     """
+    words = {**_of_pictures(rendered, ports, sample), **_of_sounds(rendered, ports, sample)}
+    text, growth, at = "", [0], 0
+    for place in _places(rendered, ports):
+        word = next(words[place[0]])
+        text += rendered[at : place.start()] + word
+        growth.append(growth[-1] + len(word) - len(place[0]))
+        at = place.end()
+    return text + rendered[at:], tuple(growth)
+
+
+def _of_pictures(rendered: str, ports: Ports, sample: Sample) -> dict[str, Iterator[str]]:
+    """What stands for each picture, by their placeholder."""
     port, count = ports.image, len(sample.images)
     if port is None:
         if count:
             raise DataError("this model takes no pictures", str(sample.origin), "use a model that does")
-        return rendered, (0,)
+        return {}
     if port.most is not None and count > port.most:
         what = f"the sample has {count} pictures, this model takes {port.most}"
         raise DataError(what, str(sample.origin), "use a model that takes several, or leave pictures out")
@@ -284,17 +302,27 @@ def _expand(rendered: str, ports: Ports, sample: Sample) -> tuple[str, tuple[int
                 str(sample.origin),
                 "give it one",
             )
-        return rendered, (0,)
-    between = rendered.split(port.placeholder)
-    if len(between) - 1 != count:
+        return {}
+    _same_number(rendered, port.placeholder, "picture", count, sample)
+    where = str(sample.origin)
+    sizes = [size_of(image.data, where) if port.sized else (1, 1) for image in sample.images]
+    return {port.placeholder: iter(port.words(sizes))}
+
+
+def _of_sounds(rendered: str, ports: Ports, sample: Sample) -> dict[str, Iterator[str]]:
+    """What stands for each sound, by their placeholder."""
+    port = ports.sound
+    if port is None or not port.placeholder:
+        return {}
+    _same_number(rendered, port.placeholder, "sound", len(sample.sounds), sample)
+    return {port.placeholder: iter(port.words([len(sound) for sound in decoded_sounds(sample, port)]))}
+
+
+def _same_number(rendered: str, placeholder: str, kind: str, count: int, sample: Sample) -> None:
+    found = rendered.count(placeholder)
+    if found != count:
         raise DataError(
-            f"the rendered turns have {len(between) - 1} picture placeholders, the sample {count} pictures",
+            f"the rendered turns have {found} {kind} placeholders, the sample {count} {kind}s",
             str(sample.origin),
             "check the chat template of the model",
         )
-    where = str(sample.origin)
-    sizes = [size_of(image.data, where) if port.sized else (1, 1) for image in sample.images]
-    words = port.words(sizes)
-    added = np.cumsum([0, *(len(word) - len(port.placeholder) for word in words)]).tolist()
-    text = between[0] + "".join(word + after for word, after in zip(words, between[1:], strict=True))
-    return text, tuple(added)

@@ -12,12 +12,13 @@ from finesight.config.model import PartName
 from finesight.core.errors import ModelError
 
 _WORDS: tuple[tuple[PartName, frozenset[str]], ...] = (
+    ("audio_projector", frozenset({"audio_projector"})),
     (
         "projector",
         frozenset(
             "multi_modal_projector mm_projector connector merger deepstack_merger_list visual_merger qformer "
             "query_tokens language_projection visual_projection vision_projection modality_projection aligner "
-            "embed_vision image_newline enc_to_dec_proj projector mlp_AR audio_projector perceiver resampler".split()
+            "embed_vision image_newline enc_to_dec_proj projector mlp_AR perceiver resampler".split()
         ),
     ),
     (
@@ -42,6 +43,8 @@ _AFTER_LAYERS = re.compile(r"^model\.vision_tower\.(?:.*\.)?(?:post_layernorm|he
 """What a vision tower does after its layers: LLaVA reads a layer's output, taken before it."""
 
 _LAYER = re.compile(r"^model\.vision_tower\.(?:.*\.)?layers\.(\d+)\.")
+
+_EAR_LAYER = re.compile(r"^model\.audio_tower\.layers\.(\d+)\.")
 
 
 _WRAPPED = re.compile(r"^base_model\.model\.|\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
@@ -86,9 +89,28 @@ def _type_of(model: Any) -> str:
 
 
 def _unused(model: Any) -> set[str]:
-    """Names of the parameters that no output depends on: those behind the vision layer that LLaVA reads."""
+    """Names of the parameters that no output depends on: those behind the layers of the encoders that are read."""
     if _type_of(model) not in ("llava", "finesight_llava"):
         return set()
+    return _behind_eyes(model) | (_behind_ears(model) if _type_of(model) == "finesight_llava" else set())
+
+
+def _behind_ears(model: Any) -> set[str]:
+    """Those behind the layer of the encoder of sounds: the last state is taken after its norm, the others before."""
+    config = model.config
+    if config.audio_config is None or config.audio_layer == -1:
+        return set()
+    read = config.audio_layer % (config.audio_config.encoder_layers + 1)
+    names = (name for name, _ in model.named_parameters() if name.startswith("model.audio_tower."))
+    layers = {name: _EAR_LAYER.match(name) for name in names}
+    return {
+        name
+        for name, layer in layers.items()
+        if (layer and int(layer[1]) >= read) or name.startswith("model.audio_tower.layer_norm.")
+    }
+
+
+def _behind_eyes(model: Any) -> set[str]:
     chosen, layers = (
         model.config.vision_feature_layer,
         model.config.vision_config.to_dict().get("num_hidden_layers"),

@@ -16,7 +16,7 @@ from finesight.models.families import FAMILIES, NONE, PLAIN, Along, Family
 from finesight.models.kinds import inputs_of, model_kind
 from finesight.models.pictures import ProcessorPort, probed, squashed
 from finesight.models.processors import Pair, image_processor_of, tokenizer_of
-from finesight.models.sounds import sound_port
+from finesight.models.sounds import PlacedSounds, sound_port
 
 _CONTEXTS = (
     "max_position_embeddings",
@@ -205,7 +205,7 @@ def ports_of(processor: Any, config: Any, where: str = "the model") -> Ports:
         pad_id=ends[0] if pad is None else pad,
         end_ids=ends,
         context=_context(config, tokenizer),
-        fingerprint=_fingerprint(tokenizer, render, image, encoder, first),
+        fingerprint=_fingerprint(tokenizer, render, image, encoder, first, sound),
         encoder=encoder,
         sound=sound,
         plain_generate=family.plain_generate,
@@ -299,7 +299,9 @@ def _encoder(tokenizer: Any, config: Any, reads: bool) -> Encoder:
     return Encoder(_read if reads else None, tuple(begun), min(own, most))
 
 
-def _fingerprint(tokenizer: Any, render: Any, image: Any, encoder: Encoder | None, first: int | None) -> str:
+def _fingerprint(
+    tokenizer: Any, render: Any, image: Any, encoder: Encoder | None, first: int | None, sound: Any
+) -> str:
     """Of all that makes an example. What a family does not have is left out, so that a new field changes no other's."""
     described: list[Any] = [tokenizer.backend_tokenizer.to_str()]
     if isinstance(render, _Render):
@@ -317,4 +319,5 @@ def _fingerprint(tokenizer: Any, render: Any, image: Any, encoder: Encoder | Non
         described.append([encoder.start, encoder.context])
     quirks = {"close": getattr(render, "close", ""), "first": first}
     described += [quirks] if any(quirks.values()) else []
+    described += [sound.told] if isinstance(sound, PlacedSounds) else []
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()

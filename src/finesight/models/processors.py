@@ -19,6 +19,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import PushToHubMixin, cached_file
 from transformers.utils.import_utils import is_torchvision_available
 
+from finesight.models.compose.processing_finesight import FinesightProcessor
+
 
 @dataclass
 class Pair:
@@ -75,7 +77,10 @@ def read_processor(place: str, config: Any, **where: Any) -> Any:
     if name is None and config.model_type in _PAIRS:
         tokenizer = AutoTokenizer.from_pretrained(place, **where)
         return Pair(tokenizer, AutoImageProcessor.from_pretrained(place, **where))
-    cls = getattr(transformers, _named(place, where) or name or "", None)
+    named = _named(place, where)
+    if named == FinesightProcessor.__name__:
+        return FinesightProcessor.from_pretrained(place, **where)
+    cls = getattr(transformers, named or name or "", None)
     if cls is not None and not is_torchvision_available() and "video_processor" in cls.get_attributes():
         return _without_video(cls, place, where)
     return AutoProcessor.from_pretrained(place, **where)

@@ -208,7 +208,7 @@ def _size(picture: Shown) -> str:
     return f"{picture.width} × {picture.height}"
 
 
-_MARKS = {"word": "", "control": "c", "picture": "p"}
+_MARKS = {"word": "", "control": "c", "picture": "p", "sound": "p"}
 
 
 def _piece(piece: Piece) -> dict[str, Any]:

@@ -50,6 +50,6 @@ def _parts(compose: Compose) -> Parts:
             return part
         return part.model_copy(update={"pretrained": model_place(part.pretrained)})
 
-    return open_parts(
-        compose.model_copy(update={"vision": found(compose.vision), "language": found(compose.language)})
-    )
+    parts = {"vision": found(compose.vision), "language": found(compose.language)}
+    ears = {} if compose.audio is None else {"audio": found(compose.audio)}
+    return open_parts(compose.model_copy(update={**parts, **ears}))

@@ -42,12 +42,12 @@ def generate(
 ) -> list[dict[str, Any]]:
     """Answers of a model to one question about each picture: a list of {`image`, `prompt`, `answer`}.
 
-    A model that hears gets `audio` as it is. For others, what is said in it is the question, or stands before it, as in
-    training; each answer then has `heard`, too, and without pictures there is one answer, with `image` None. The sound
-    is transcribed as the run says, or by `speech_model`. Without any question the run's own prompt is asked. `load`
-    says in which numbers and on which devices the model is held, `settings` are keys of the recipe's `generation`
-    section. Raises DataError for a file that is no picture or sound, naming it; ModelError or RunError where a model
-    cannot be loaded.
+    A model that hears gets `audio` as it is, after the picture, unless its run has `data.speech` or a `speech_model` is
+    named. Else what is said in it is the question, or stands before it, as in training; each answer then has `heard`,
+    too. The sound is transcribed as the run says, or by `speech_model`. Without pictures there is one answer, with
+    `image` None. Without any question the run's own prompt is asked. `load` says in which numbers and on which devices
+    the model is held, `settings` are keys of the recipe's `generation` section. Raises DataError for a file that is no
+    picture or sound, naming it; ModelError or RunError where a model cannot be loaded.
     """
     pictures = [(path, _read(path, "picture")) for path in images]
     sound = None if audio is None else _read(audio, "sound")
@@ -55,19 +55,19 @@ def generate(
     place = choose_device(device, notices)
     found = find_model(model_or_run, Reading(load=load or Load(), device=place.type))
     heard: str | None = None
-    hears = found.loaded.ports.sound is not None
+    written = speech_model is not None or (found.recipe is not None and found.recipe.data.speech is not None)
+    hears = found.loaded.ports.sound is not None and not written
     if audio is not None and sound is not None and not hears:
         heard = _heard(sound, audio, _speech(found.recipe, speech_model, model_or_run))
     if question is None:
-        question = _own_prompt(found.recipe, heard is not None)
-    samples = [_sample(path, data, heard, question) for path, data in pictures]
-    if hears and sound is not None:
-        turn = Message("user", (Audio(sound), *([Text(question)] if question else [])))
-        samples = [Sample(str(audio), (turn,), (), Origin(str(audio), 0))]
-    elif not samples:
-        if found.loaded.ports.image is not None:
+        asks = heard is not None or (hears and sound is not None and not pictures)
+        question = _own_prompt(found.recipe, asks, hears)
+    given = Audio(sound) if hears and sound is not None else None
+    samples = [_sample(path, data, heard, question, given) for path, data in pictures]
+    if not samples:
+        if found.loaded.ports.image is not None and given is None:
             _log.warning("no picture is given: the question is asked alone")
-        samples = [_sample(audio or Path("QUESTION"), None, heard, question)]
+        samples = [_sample(audio or Path("QUESTION"), None, heard, question, given)]
     model, ports = found.loaded.model, found.loaded.ports
     settle(model, place)
     say_held(held(found), notices)
@@ -89,12 +89,12 @@ def generate(
     ]
 
 
-def _own_prompt(recipe: Recipe | None, spoken: bool) -> str | None:
+def _own_prompt(recipe: Recipe | None, spoken: bool, hears: bool) -> str | None:
     """The fixed prompt of the recipe's training data, if it has one; none beside a spoken question, unless the run
     learned from sounds with it.
     """
     none = None if spoken else DEFAULT_PROMPT
-    if recipe is None or (spoken and recipe.data.speech is None):
+    if recipe is None or (spoken and recipe.data.speech is None and not hears):
         return none
     sources = recipe.data.train if isinstance(recipe.data.train, tuple) else (recipe.data.train,)
     return sources[0].prompt or none
@@ -130,11 +130,15 @@ def _read(path: Path, kind: str) -> bytes:
         raise DataError(what, str(path), "correct the path") from error
 
 
-def _sample(path: Path, picture: bytes | None, heard: str | None, question: str | None) -> Sample:
+def _sample(
+    path: Path, picture: bytes | None, heard: str | None, question: str | None, sound: Audio | None
+) -> Sample:
     parts: tuple[Part, ...] = (
         *([] if picture is None else [Image(picture)]),
+        *([] if sound is None else [sound]),
         *([] if heard is None else [Audio(b"")]),
         *([] if question is None else [Text(question)]),
     )
-    turns = with_words([Message("user", parts)], [] if heard is None else [heard], str)
+    turn = Message("user", parts)
+    turns = (turn,) if heard is None else with_words([turn], [heard], str)
     return Sample(path.name, turns, (), Origin(str(path), 0))

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image as Pillow
 
 from finesight.core.batch import IGNORE
-from finesight.core.ports import ImagePort, PicturePort, Ports
-from finesight.core.sample import Message, Sample, Text
-from finesight.core.view import Piece, Shown, View
+from finesight.core.ports import ImagePort, Ports
+from finesight.core.sample import Audio, Message, Part, Sample, Text
+from finesight.core.view import SOUND, Piece, Shown, View
 from finesight.data.dataset import prepare_pictures
 from finesight.data.encode import encode
 from finesight.data.lengths import EncodedText, Limit, without_turns
@@ -78,7 +78,13 @@ def _words(sample: Sample, split: str, number: int) -> View:
 
 
 def _turn(message: Message) -> tuple[str, tuple[str | None, ...]]:
-    return message.role, tuple(part.text if isinstance(part, Text) else None for part in message.parts)
+    return message.role, tuple(_part(part) for part in message.parts)
+
+
+def _part(part: Part) -> str | None:
+    if isinstance(part, Text):
+        return part.text
+    return SOUND if isinstance(part, Audio) else None
 
 
 def pieces(encoded: EncodedText, ports: Ports) -> tuple[Piece, ...]:
@@ -86,7 +92,7 @@ def pieces(encoded: EncodedText, ports: Ports) -> tuple[Piece, ...]:
     tokens, targets = encoded.tokens.tolist(), encoded.targets.tolist()
     special = {number for number, token in ports.tokenizer.added_tokens_decoder.items() if token.special}
     found = []
-    for first, last in _runs(tokens, ports.image):
+    for first, last in _runs(tokens, ports):
         target = targets[last]
         piece = Piece(
             _read(tokens, first, ports),
@@ -98,13 +104,16 @@ def pieces(encoded: EncodedText, ports: Ports) -> tuple[Piece, ...]:
         )
         if ports.image is not None and piece.id == ports.image.placeholder_id:
             piece = replace(piece, text=ports.image.placeholder, kind="picture")
+        if ports.sound is not None and piece.id == ports.sound.placeholder_id:
+            piece = replace(piece, text=ports.sound.placeholder, kind="sound")
         found.append(piece)
     return tuple(found)
 
 
-def _runs(tokens: Sequence[int], port: PicturePort | None) -> Iterator[tuple[int, int]]:
-    """First and last position of each token, those of one picture's placeholders together."""
-    at = 0
+def _runs(tokens: Sequence[int], ports: Ports) -> Iterator[tuple[int, int]]:
+    """First and last position of each token, those of one picture's placeholders together, and those of sounds."""
+    port, at = ports.image, 0
+    sound = -1 if ports.sound is None else ports.sound.placeholder_id
     while at < len(tokens):
         last = at
         if port is not None and tokens[at] == port.placeholder_id:
@@ -113,6 +122,8 @@ def _runs(tokens: Sequence[int], port: PicturePort | None) -> Iterator[tuple[int
             )
             while last + 1 < end and tokens[last + 1] == port.placeholder_id:
                 last += 1
+        while tokens[at] == sound and last + 1 < len(tokens) and tokens[last + 1] == sound:
+            last += 1
         yield at, last
         at = last + 1
 

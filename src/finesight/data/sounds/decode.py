@@ -39,16 +39,19 @@ _TORN: Final = 4096
 """Bytes that a WAV may lack of what its header says: some writers count their own header."""
 _ESTIMATED: Final = ("mp3", "aac", "amr")
 """Containers whose length nobody knows before the end."""
+_ROUNDING: Final = 1e-6
+"""Seconds that the sum of a sound's frames may be beside its length."""
 _LOST_PACKETS: Final = 2
 """Damaged packets that these may have, which begin and end in the midst of a stream."""
 
 
 @dataclass(frozen=True)
 class SoundLimits:
-    """Largest sound that is let in: `file_bytes` encoded, `seconds` long."""
+    """Largest sound that is let in: `file_bytes` encoded, `seconds` long; `mend` says what to do with a longer one."""
 
     file_bytes: int = 256 << 20
     seconds: float = 600.0
+    mend: str = "cut it into pieces, raise `data.speech.max_seconds`, or leave the row out"
 
 
 class _Refusal(Exception):
@@ -163,9 +166,8 @@ def _decoded(av: Any, data: bytes, kind: str, limits: SoundLimits) -> np.ndarray
                 told = f"{frame.sample_rate:,} samples a second in {len(frame.layout.channels)} channels"
                 raise _Refusal(f"the sound has {told}", "save it with 16,000 samples a second in one channel")
             seconds += frame.samples / frame.sample_rate
-            if seconds > limits.seconds:
-                mend = "cut it into pieces, raise `data.speech.max_seconds`, or leave the row out"
-                raise _Refusal(f"the sound is longer than {limits.seconds:g} seconds", mend)
+            if seconds > limits.seconds + _ROUNDING:
+                raise _Refusal(f"the sound is longer than {limits.seconds:g} seconds", limits.mend)
             frame.pts = None  # gaps in the times of frames are not filled
             parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
         if not seconds:

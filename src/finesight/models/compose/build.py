@@ -1,8 +1,10 @@
-"""A model composed of a vision encoder, a projector and a language model: its processor, configuration and weights."""
+"""A model composed of a vision encoder, a projector and a language model, and of ears: its processor, configuration and
+weights."""
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +15,17 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from finesight.config.compose import Compose
 from finesight.core.errors import Fault, FinesightError, ModelError
+from finesight.models.compose.audio import Ear, open_ear
 from finesight.models.compose.language import Language, Words, open_language
 from finesight.models.compose.modeling_finesight import (
+    FinesightAudioProjector,
     FinesightLlavaConfig,
     FinesightLlavaForConditionalGeneration,
 )
+from finesight.models.compose.processing_finesight import FinesightProcessor
 from finesight.models.compose.projector import draw_projector, load_projector
 from finesight.models.compose.sources import know_composed
-from finesight.models.compose.templates import chat_template
+from finesight.models.compose.templates import AUDIO, chat_template
 from finesight.models.compose.vision import Encoder, open_encoder
 from finesight.models.scratch import IMAGE, PAD, tokenizer_of
 
@@ -40,6 +45,7 @@ class Parts:
     compose: Compose
     vision: Encoder
     language: Language
+    audio: Ear | None = None
 
     @property
     def tokens_per_image(self) -> int:
@@ -66,7 +72,7 @@ class Parts:
         """Whether a LLaVA model of `transformers` can hold these parts."""
         projector = self.compose.projector
         simple = projector.kind == "linear" or (projector.kind == "mlp" and projector.width is None)
-        return simple and self.vision.known and self.language.known
+        return simple and self.vision.known and self.language.known and self.audio is None
 
 
 def open_parts(compose: Compose) -> Parts:
@@ -83,13 +89,15 @@ def open_parts(compose: Compose) -> Parts:
 
     vision = told(lambda: open_encoder(compose.vision))
     language = told(lambda: open_language(compose.language))
+    ear = compose.audio
+    audio = None if ear is None else told(lambda: open_ear(ear))
     if language is not None:
         told(lambda: _template(compose, language))
     if vision is not None:
         told(lambda: _fits(compose, vision))
     if faults:
         raise ModelError.of(faults)
-    return Parts(compose, vision, language)
+    return Parts(compose, vision, language, audio)
 
 
 def _fits(compose: Compose, vision: Encoder) -> None:
@@ -114,9 +122,9 @@ def _fits(compose: Compose, vision: Encoder) -> None:
 
 
 def _template(compose: Compose, language: Language) -> str:
-    return chat_template(
-        *(language.part.template, language.template, language.close, compose.image_start, compose.image_end)
-    )
+    around = compose.image_start, compose.image_end
+    own = language.part.template, language.template, language.close
+    return chat_template(*own, *around, hears=compose.audio is not None)
 
 
 def build_processor(parts: Parts, learned: str | None = None) -> LlavaProcessor:
@@ -127,7 +135,8 @@ def build_processor(parts: Parts, learned: str | None = None) -> LlavaProcessor:
         tokenizer = tokenizer_of(learned)
     else:
         tokenizer = copy.deepcopy(language.tokenizer)
-    special = [IMAGE, *(token for token in (compose.image_start, compose.image_end) if token)]
+    ears = [] if parts.audio is None else [AUDIO]
+    special = [IMAGE, *(token for token in (compose.image_start, compose.image_end) if token), *ears]
     tokenizer.add_tokens(
         [AddedToken(token, special=True, normalized=False) for token in special], special_tokens=True
     )
@@ -136,7 +145,16 @@ def build_processor(parts: Parts, learned: str | None = None) -> LlavaProcessor:
     tokenizer.model_max_length = language.config.max_position_embeddings
     tokenizer.chat_template = None  # the processor's is the one
     size, grid = vision.size, vision.grid // parts.factor
-    return LlavaProcessor(
+    kind: Any = LlavaProcessor
+    if parts.audio is not None:
+        kind = partial(
+            FinesightProcessor,
+            feature_extractor=parts.audio.extractor,
+            audio_token=AUDIO,
+            audio_stride=parts.audio.stride,
+            audio_factor=parts.audio.part.projector.factor,
+        )
+    return kind(
         image_processor=SiglipImageProcessorPil(
             size={"height": size, "width": size},
             image_mean=list(vision.mean),
@@ -190,7 +208,25 @@ def build_config(parts: Parts, processor: LlavaProcessor) -> LlavaConfig:
         projector_factor=parts.factor,
         head_bias=parts.language.bias,
         auto_map=dict(_AUTO),
+        **_audio_config(parts, tokenizer),
     )
+
+
+def _audio_config(parts: Parts, tokenizer: Any) -> dict[str, Any]:
+    """What the configuration says of the ears."""
+    if parts.audio is None:
+        return {}
+    part, projector = parts.audio.part, parts.audio.part.projector
+    return {
+        "audio_config": copy.deepcopy(parts.audio.config),
+        "audio_token_index": tokenizer.convert_tokens_to_ids(AUDIO),
+        "audio_width": parts.audio.width,
+        "audio_stride": parts.audio.stride,
+        "audio_layer": part.layer,
+        "audio_projector_kind": projector.kind,
+        "audio_projector_width": projector.width,
+        "audio_projector_factor": projector.factor,
+    }
 
 
 def build_model(parts: Parts, processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
@@ -211,6 +247,8 @@ def build_model(parts: Parts, processor: LlavaProcessor, seed: int) -> LlavaForC
             model = kind(config)
         projector = type(model.model.multi_modal_projector)(config)
         draw_projector(projector)
+        if parts.audio is not None:
+            _give_ears(model, parts.audio, config)
     if parts.compose.projector.pretrained is not None:
         load_projector(projector, parts.compose.projector.pretrained)
     model.model.vision_tower, model.model.language_model = tower, words.decoder
@@ -225,6 +263,16 @@ def build_model(parts: Parts, processor: LlavaProcessor, seed: int) -> LlavaForC
         do_sample=False,
     )
     return model
+
+
+def _give_ears(model: Any, audio: Ear, config: Any) -> None:
+    """The encoder of sounds and its projector with their weights, in the place of those without."""
+    tower, projector = audio.load(), FinesightAudioProjector(config)
+    draw_projector(projector)
+    if audio.part.projector.pretrained is not None:
+        load_projector(projector, audio.part.projector.pretrained, "model.compose.audio.projector")
+    config.audio_config = tower.config
+    model.model.audio_tower, model.model.audio_projector = tower, projector
 
 
 def _with_tokens(own: Any, planned: Any) -> Any:

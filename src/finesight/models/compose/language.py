@@ -15,9 +15,16 @@ from finesight.config.compose import LanguagePart
 from finesight.core.errors import ModelError
 from finesight.models.compose.bodies import BODIES, find_body
 from finesight.models.compose.gguf import converted
-from finesight.models.compose.sources import COMPOSED, READ_ERRORS, config_at, config_from, said, whole
+from finesight.models.compose.sources import (
+    COMPOSED,
+    READ_ERRORS,
+    config_at,
+    config_from,
+    reading_weights,
+    said,
+    whole,
+)
 from finesight.models.scratch import CHAT_TEMPLATE, END
-from finesight.runtime.quiet import no_progress_bars
 
 _WHERE = "model.compose.language"
 
@@ -138,22 +145,13 @@ def _decoder_of(model: Any) -> Any:
 
 
 def _loaded(place: str, config: Any) -> Words:
-    try:
-        with no_progress_bars():
-            if AutoConfig.from_pretrained(place, trust_remote_code=False).model_type in COMPOSED:
-                both = AutoModelForImageTextToText.from_pretrained(
-                    place, dtype="float32", use_safetensors=True
-                )
-                return Words(both, both.model.language_model, both.get_output_embeddings())
-            model, facts = AutoModelForCausalLM.from_pretrained(
-                place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
-            )
-    except READ_ERRORS as error:
-        raise ModelError(
-            f"its weights cannot be read: {said(error)}",
-            f"{_WHERE}.pretrained: {place}",
-            "save it as safetensors",
-        ) from error
+    with reading_weights(f"{_WHERE}.pretrained: {place}"):
+        if AutoConfig.from_pretrained(place, trust_remote_code=False).model_type in COMPOSED:
+            both = AutoModelForImageTextToText.from_pretrained(place, dtype="float32", use_safetensors=True)
+            return Words(both, both.model.language_model, both.get_output_embeddings())
+        model, facts = AutoModelForCausalLM.from_pretrained(
+            place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
+        )
     whole(facts, place, lambda name: False)
     return Words(model, _decoder_of(model), model.get_output_embeddings())
 

@@ -6,10 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from finesight.core.errors import ModelError
-from finesight.models.compose.modeling_finesight import FinesightProjector
+from finesight.models.compose.modeling_finesight import FinesightAudioProjector, FinesightProjector
 from finesight.models.compose.states import differences, read_state
 
-_AROUND = ("base_model.", "module.", "model.", "mm_projector.", "multi_modal_projector.", "projector.")
+_AROUND = (
+    "base_model.",
+    "module.",
+    "model.",
+    "mm_projector.",
+    "multi_modal_projector.",
+    "audio_projector.",
+    "projector.",
+)
 """What may stand before a projector's own names, such as `model.mm_projector.` in the files of LLaVA's first stage."""
 _LLAVA = {"0": "linear_1", "2": "linear_2"}
 """Names of the two matrices in those files, and in `transformers`."""
@@ -24,11 +32,14 @@ def draw_projector(projector: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def load_projector(projector: nn.Module, place: str) -> None:
-    """Fill a projector from a file; raises ModelError with what is missing, unknown or of another shape."""
+def load_projector(projector: nn.Module, place: str, key: str = "model.compose.projector") -> None:
+    """Fill a projector from a file; raises ModelError with what is missing, unknown or of another shape.
+
+    `key` is the projector's in the recipe.
+    """
     file, own = Path(place).expanduser(), projector.state_dict()
     given = {_bare(name): value.to(torch.float32) for name, value in read_state(file).items()}
-    if isinstance(projector, FinesightProjector):
+    if isinstance(projector, FinesightProjector | FinesightAudioProjector):
         given = {
             name if name.startswith("steps.") else f"steps.{name}": value for name, value in given.items()
         }
@@ -38,7 +49,7 @@ def load_projector(projector: nn.Module, place: str) -> None:
     if faults:
         raise ModelError(
             f"these are not the weights of this projector ({'; '.join(faults)})",
-            f"model.compose.projector.pretrained: {place}",
+            f"{key}.pretrained: {place}",
             "choose the kind and the parts that the projector was made for",
         )
     projector.load_state_dict(given)

@@ -1,7 +1,8 @@
 """What the parts of a composed model have in common: their configurations, and how faults of theirs are told."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -18,6 +19,7 @@ from finesight.models.compose.modeling_finesight import (
     FinesightLlavaConfig,
     FinesightLlavaForConditionalGeneration,
 )
+from finesight.runtime.quiet import no_progress_bars
 
 _log = logging.getLogger("finesight")
 
@@ -45,6 +47,18 @@ def check_composed(config: Any, place: str) -> None:
 def said(error: BaseException) -> str:
     """The first line of what an error says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def reading_weights(where: str) -> Iterator[None]:
+    """While weights are read: no bars of progress; raises ModelError at `where` for those that cannot be read."""
+    try:
+        with no_progress_bars():
+            yield
+    except READ_ERRORS as error:
+        raise ModelError(
+            f"its weights cannot be read: {said(error)}", where, "save it as safetensors"
+        ) from error
 
 
 def config_at(place: str, key: str) -> Any:

@@ -8,6 +8,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from finesight.core.errors import ModelError
 from finesight.models.scratch import IMAGE
 
+AUDIO = "<audio>"
+"""Stands for a sound, as IMAGE for a picture."""
+
 _WHERE = "model.compose.language.template"
 
 PLAIN = (
@@ -28,6 +31,7 @@ _FLATTEN = (
     "{%- set flat.text = '' -%}"
     "{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'image' -%}{%- set flat.text = flat.text + PICTURE -%}"
+    "HEARD"
     "{%- elif part['type'] == 'text' -%}{%- set flat.text = flat.text + part['text'] -%}{%- endif -%}"
     "{%- endfor -%}"
     "{%- set flat.turns = flat.turns + [dict(message, content=flat.text)] -%}"
@@ -37,12 +41,17 @@ _FLATTEN = (
 )
 """What comes before a template that knows words alone: each turn's parts become one text, PICTURE for a picture."""
 
+_HEARD = "{%- elif part['type'] == 'audio' -%}{%- set flat.text = flat.text + SOUND -%}"
+"""In the place of HEARD where the model hears: SOUND for a sound."""
 
-def chat_template(asked: str | None, own: str | None, close: str, start: str | None, end: str | None) -> str:
+
+def chat_template(
+    asked: str | None, own: str | None, close: str, start: str | None, end: str | None, hears: bool = False
+) -> str:
     """The template of the whole model; raises ModelError where there is none, or where it cannot be read.
 
     `asked` is `plain`, the path of a Jinja file, or None for the language model's `own`; `close` is its end token;
-    `start` and `end` are written around every picture.
+    `start` and `end` are written around every picture. A model that `hears` has sounds in their places.
     """
     if asked == "plain":
         inner = PLAIN.replace("END", _quoted(close))
@@ -56,7 +65,8 @@ def chat_template(asked: str | None, own: str | None, close: str, start: str | N
             _WHERE,
             "give `template: plain`, or the path of a Jinja file",
         )
-    return _FLATTEN.replace("PICTURE", _quoted(f"{start or ''}{IMAGE}{end or ''}")) + inner
+    flatten = _FLATTEN.replace("HEARD", _HEARD.replace("SOUND", _quoted(AUDIO)) if hears else "")
+    return flatten.replace("PICTURE", _quoted(f"{start or ''}{IMAGE}{end or ''}")) + inner
 
 
 def _file(place: str) -> str:

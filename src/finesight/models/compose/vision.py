@@ -20,8 +20,15 @@ from finesight.models.compose.modeling_finesight import (
     FinesightEfficientNetLite,
     FinesightEfficientNetLiteConfig,
 )
-from finesight.models.compose.sources import COMPOSED, READ_ERRORS, config_at, config_from, said, whole
-from finesight.runtime.quiet import no_progress_bars
+from finesight.models.compose.sources import (
+    COMPOSED,
+    READ_ERRORS,
+    config_at,
+    config_from,
+    reading_weights,
+    said,
+    whole,
+)
 
 _WHERE = "model.compose.vision"
 _BICUBIC = 3
@@ -172,24 +179,15 @@ def _measured(part: VisionPart, config: Any, size: int) -> tuple[int, int, int, 
 
 def _loaded(place: str, config: Any) -> nn.Module:
     """The encoder of a folder or hub id, which may hold a larger model."""
-    try:
-        with no_progress_bars():
-            outer = AutoConfig.from_pretrained(place)
-            if outer.model_type in COMPOSED:
-                model = AutoModelForImageTextToText.from_pretrained(
-                    place, dtype="float32", use_safetensors=True
-                )
-                tower: nn.Module = model.model.vision_tower
-                return tower
-            tower, facts = AutoModel.from_pretrained(
-                place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
-            )
-    except READ_ERRORS as error:
-        raise ModelError(
-            f"its weights cannot be read: {said(error)}",
-            f"{_WHERE}.pretrained: {place}",
-            "save it as safetensors",
-        ) from error
+    with reading_weights(f"{_WHERE}.pretrained: {place}"):
+        outer = AutoConfig.from_pretrained(place)
+        if outer.model_type in COMPOSED:
+            model = AutoModelForImageTextToText.from_pretrained(place, dtype="float32", use_safetensors=True)
+            tower: nn.Module = model.model.vision_tower
+            return tower
+        tower, facts = AutoModel.from_pretrained(
+            place, config=config, dtype="float32", output_loading_info=True, use_safetensors=True
+        )
     # a pooling layer is behind all that is read here, and a classifier's folder has none
     whole(facts, place, lambda name: name.startswith(("pooler.", "vision_model.head.", "head.")))
     return tower
