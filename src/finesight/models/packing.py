@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 
 from finesight.core.errors import ModelError
 from finesight.models.families import why_not_packed
-from finesight.models.varlen import attend_varlen, can_varlen
+from finesight.models.varlen import Route, attend_varlen, can_varlen
 
 NAME = "finesight_packed"
 """What the attention is called in the interfaces of `transformers`."""
@@ -32,7 +32,8 @@ _MEND = "set `train.packing: false`; `train.batch_tokens` then puts samples of l
 
 @dataclass(frozen=True)
 class _Row:
-    """A row that is being computed: its bounds (S + 1), the decoder's configuration, and the masks made for it.
+    """A row that is being computed: its bounds (S + 1), the decoder's configuration, the ways in which its attention
+    was computed, and the masks made for it.
 
     A mask goes through the model as a tensor (1, 1, 0, n) without values, whose last size is its number here: models
     look at a mask's shape, and hand on what has four dimensions.
@@ -40,6 +41,7 @@ class _Row:
 
     bounds: tuple[int, ...]
     config: Any
+    routes: set[Route]
     masks: list["SegmentMasks"] = field(default_factory=list)
 
     def keep(self, masks: "SegmentMasks", device: torch.device) -> Tensor:
@@ -119,7 +121,10 @@ def recomputed() -> tuple[AbstractContextManager[None], AbstractContextManager[N
 
 
 class PackedRows:
-    """How one model computes packed rows; raises ModelError where it is known that it cannot."""
+    """How one model computes packed rows; raises ModelError where it is known that it cannot.
+
+    `routes` are the ways in which attention was computed so far.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         inner: Any = model
@@ -127,9 +132,14 @@ class PackedRows:
         if why:
             raise refused(why, inner.config.model_type)
         self._config = inner.config.get_text_config(decoder=True)
+        self.routes: set[Route] = set()
         # M-RoPE: three positions a token, which the model's own function computes from its pictures
         self._rope: Callable[..., tuple[Tensor, Tensor]] | None = next(
-            (part.get_rope_index for part in inner.modules() if "get_rope_index" in vars(type(part))),  # type: ignore[misc]
+            (
+                part.get_rope_index
+                for part in inner.modules()
+                if any("get_rope_index" in vars(kind) for kind in type(part).__mro__)
+            ),
             None,
         )
         AttentionInterface.register(NAME, attend)
@@ -137,7 +147,7 @@ class PackedRows:
 
     def open(self, segments: tuple[int, ...]) -> AbstractContextManager[None]:
         """A context in which the model computes a row of these segments."""
-        return _Open(_Row((0, *accumulate(segments)), self._config))
+        return _Open(_Row((0, *accumulate(segments)), self._config, self.routes))
 
     def inputs(self, inputs: Mapping[str, Tensor], segments: tuple[int, ...]) -> dict[str, Tensor]:
         """The model's inputs for a packed row, from a batch's.
@@ -266,17 +276,19 @@ def attend(
     window = None if masks is None else masks.window
     simple = causal and (masks is None or window is not None) and softcap is None and not dropout
     if simple and can_varlen(query, value):
+        row.routes.add("varlen")
         return attend_varlen(query, key, value, row.bounds, row.longest, scaling, window), None
+    row.routes.add("segments")
     made = []
     for number, (begin, end) in enumerate(row.pairs):
-        parts = [tensor[:, :, begin:end] for tensor in (query, key, value)]
+        q, k, v = (tensor[:, :, begin:end] for tensor in (query, key, value))
         mask = None if masks is None else masks.of(number, end - begin, query.device)
         if softcap is None:
             found, _ = sdpa_attention_forward(
-                module, *parts, mask, dropout=dropout, scaling=scaling, is_causal=causal
+                module, q, k, v, mask, dropout=dropout, scaling=scaling, is_causal=causal
             )
         else:
-            found = _capped(module, *parts, mask, dropout, scaling, softcap)
+            found = _capped(module, q, k, v, mask, dropout, scaling, softcap)
         made.append(found)
     return torch.cat(made, dim=1), None
 

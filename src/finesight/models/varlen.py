@@ -47,12 +47,19 @@ def attend_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     ends = torch.tensor(bounds, dtype=torch.int32, device=query.device)
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    # the kernel's window counts the tokens before this one; (-1, 0) is how it is told "causal"
-    seen = (-1, 0) if window is None else (window - 1, 0)
-    grouped = query.shape[1] != key.shape[1]
+    rows, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     found = varlen_attn(
-        *rows, ends, ends, longest, longest, scale=scaling, window_size=seen, enable_gqa=grouped
+        rows,
+        keys,
+        values,
+        ends,
+        ends,
+        longest,
+        longest,
+        scale=scaling,
+        # the kernel's window counts the tokens before this one; (-1, 0) is how it is told "causal"
+        window_size=(-1, 0) if window is None else (window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(found, Tensor)
     return found[None]

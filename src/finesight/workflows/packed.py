@@ -1,6 +1,5 @@
 """Whether a model computes packed rows as it computes their samples alone: tried before a packed run learns."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +13,40 @@ from finesight.models.forward import SupervisedForward
 from finesight.models.packing import refused
 from finesight.training.precision import Precision
 from finesight.training.step import evaluating, loss_sum
+from finesight.workflows.course import Course
+from finesight.workflows.prepare import Prepared
 
-_log = logging.getLogger("finesight")
+_TRIED = 4
+"""Samples that are compared."""
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3}
 """Largest difference of a sample's loss, in nats a token, and of the loss itself where that is above 1. In fp32 only
 the order of sums differs; bf16 keeps 8 bits and fp16 11, and a difference of a few units in the last place passes
 through all layers. A sample that sees another one is off by far more."""
+
+
+_ROUTES = {
+    "segments": "segment by segment",
+    "varlen": "by torch.nn.attention.varlen (segment by segment where attention drops out)",
+}
+
+
+def try_packing(prepared: Prepared, forward: SupervisedForward, course: Course) -> None:
+    """Compare a few samples of a run, packed and alone; what was found is a notice.
+
+    Raises ModelError where the model does not keep them apart.
+    """
+    examples = course.some(_TRIED)
+    if len(examples) == 1:
+        examples = [*examples, *examples]
+    pad_id, precision, device = prepared.ports.pad_id, prepared.precision, prepared.device
+    far = ensure_packs(prepared.model, forward, examples, pad_id, precision, device)
+    routes = " and ".join(_ROUTES[route] for route in sorted(forward.packed_rows.routes))
+    prepared.notices.add(
+        "packing",
+        f"attention in packed rows is computed {routes}; losses of {len(examples)} samples packed and alone are "
+        f"within {far:.1g} of each other",
+    )
 
 
 def ensure_packs(
@@ -41,6 +67,7 @@ def ensure_packs(
     far = 0.0
     for numbers in dict.fromkeys((whole, precision)):
         most = TOLERANCE[numbers.name]
+        forward.packed_rows.routes.clear()  # those of the run's own numbers, which come last, are told
         try:
             with evaluating(model), numbers.autocast():
                 packed = _apart(forward, collate_packed(examples).to(device), examples)
@@ -67,5 +94,5 @@ def _apart(forward: SupervisedForward, batch: Batch, examples: Sequence[Example]
     logits: Tensor = forward(batch)
     targets = batch.targets[batch.targets != IGNORE]
     counts = [example.supervised for example in examples]
-    pieces = zip(logits.split(counts), targets.split(counts), counts, strict=True)
+    pieces = zip(torch.split(logits, counts), torch.split(targets, counts), counts, strict=True)
     return [float(loss_sum(rows, wanted)) / count for rows, wanted, count in pieces if count]
