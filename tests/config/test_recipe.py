@@ -58,6 +58,8 @@ def test_dump_keeps_awkward_values(tmp_path: Path) -> None:
 def test_a_null_that_the_dump_leaves_out_is_the_default() -> None:
     def look(model: type[BaseModel]) -> None:
         for name, field in model.model_fields.items():
+            if name in ("batch_size", "batch_tokens"):
+                continue  # one of the two is there: the other is null without being said
             if type(None) in getattr(field.annotation, "__args__", ()):
                 assert field.default is None, f"{model.__name__}.{name}"
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

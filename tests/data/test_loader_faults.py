@@ -16,7 +16,7 @@ from row_files import csv_source, data, png, read, rows, tiny_ports, write_csv
 
 from finesight.core.errors import DataError, WorkerError
 from finesight.data.dataset import ExampleSet
-from finesight.data.loading import loader
+from finesight.data.loading import layout
 from finesight.data.loading.loader import windows
 from finesight.data.loading.order import Order, Share
 from finesight.data.loading.workers import Workers
@@ -112,7 +112,7 @@ def test_an_error_in_collate_names_the_samples(
     def collate(*_: Any) -> Any:
         raise ValueError("shapes differ")
 
-    monkeypatch.setattr(loader, "collate", collate)
+    monkeypatch.setattr(layout, "collate", collate)
     order = order_of(examples)
     with pytest.raises(
         WorkerError, match=r"ValueError: shapes differ \(test_loader_faults.py, line \d+\)"

@@ -1,6 +1,7 @@
 """What is asked of every model type, each question a function that raises AssertionError where the answer is no."""
 
 import io
+import re
 import tempfile
 import wave
 from collections.abc import Sequence
@@ -8,21 +9,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from bodies import MAKERS
 from PIL import Image as Pillow
 
 from finesight.core.batch import IGNORE, Batch
+from finesight.core.errors import ModelError
 from finesight.core.sample import Audio, Image, Message, Origin, Sample, Text
 from finesight.data.dataset import asked, example_of
 from finesight.data.encode import encode
 from finesight.data.lengths import EncodedText
-from finesight.data.loading.collate import collate
+from finesight.data.loading.collate import collate, collate_packed
 from finesight.generation.predict import answer_all
+from finesight.models.families import why_not_packed
 from finesight.models.forward import SupervisedForward, float_pictures
 from finesight.models.kinds import auto_class
 from finesight.models.load import LoadedModel, load_model
+from finesight.training.precision import Precision
 from finesight.training.step import loss_sum
+from finesight.workflows.packed import ensure_packs
 
 SIZES = ((40, 30), (17, 64), (64, 64))
 
@@ -222,6 +228,52 @@ def batches_are_their_samples(made: Body) -> None:
             keep = batch.targets[0] != IGNORE
             far = (together[number, : len(alone)][keep] - alone[keep]).abs().max()
             assert far <= 1e-4, float(far)
+
+
+def unpacked_reason(made: Body) -> str:
+    """Why its samples cannot be packed; empty where they can."""
+    config = made.loaded.model.config
+    return why_not_packed(config.model_type, config.is_encoder_decoder)
+
+
+def packs(made: Body) -> None:
+    """Samples in one row have the losses and gradients that they have apart, none sees another; or it is refused."""
+    model, ports = made.loaded.model.eval(), made.loaded.ports
+    examples = [example_of(row, encode(row, ports), ports) for row in samples(made)]
+    forward = SupervisedForward(model, ports.image)
+    if reason := unpacked_reason(made):
+        with pytest.raises(ModelError, match=re.escape(reason)):
+            forward(replace(collate(examples, ports.pad_id), segments=(1,)))
+        return
+    assert (
+        ensure_packs(model, forward, examples, ports.pad_id, Precision("fp32", "cpu"), torch.device("cpu"))
+        <= 1e-5
+    )
+    batch = collate_packed(examples)
+    packed, together = (
+        _gradients(model, forward, [batch]),
+        _gradients(model, forward, [batch_of(made, samples(made))]),
+    )
+    for name, gradient in together.items():
+        assert (packed[name] - gradient).abs().max() <= 1e-5 * max(1, gradient.abs().max()), name
+    with torch.no_grad():
+        before = forward(batch).split([one.supervised for one in examples])
+        words = np.flatnonzero(examples[1].targets != IGNORE)[:-1] + 1
+        tokens = examples[1].tokens.copy()
+        tokens[words] = tokens[words[::-1]]
+        other = collate_packed([examples[0], replace(examples[1], tokens=tokens), examples[2]])
+        after = forward(other).split([one.supervised for one in examples])
+    assert torch.equal(before[0], after[0]) and torch.equal(before[2], after[2])
+
+
+def _gradients(
+    model: torch.nn.Module, forward: SupervisedForward, batches: Sequence[Batch]
+) -> dict[str, torch.Tensor]:
+    for batch in batches:
+        loss_sum(forward(batch), batch.targets).backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
 
 
 def pictures_matter(made: Body) -> None:

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bodies import MAKERS, PICTURES
 from learning import CHECKS
-from matrix import Body, body
+from matrix import Body, body, unpacked_reason
 
 from finesight.core.errors import ModelError
 from finesight.models.families import FAMILIES
@@ -30,6 +30,14 @@ def test_matrix(made: Body, question: str) -> None:
     CHECKS[question](made)
 
 
+def test_the_published_matrix_says_whether_it_packs(made: Body) -> None:
+    reason = unpacked_reason(made)
+    told = re.search(
+        rf"^\| `{re.escape(made.name)}` \| .+? \| (.+?) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert told is not None and told[1] == (f"no: {reason}" if reason else "yes")
+
+
 def test_the_floor() -> None:
     assert len(MAKERS) >= 30 and len(PICTURES) >= 15
 
@@ -44,7 +52,7 @@ def test_refusals_tell_the_reason(name: str) -> None:
 
 def test_the_published_matrix_is_this_one() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([\w.-]+)` \| (.+?) \|$", text, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([\w.-]+)` \| (.+?) \|(?: .+ \|)?$", text, flags=re.MULTILINE))
     refused = {name: family.refused for name, family in FAMILIES.items() if family.refused}
     assert {name for name in rows if name not in refused} == set(MAKERS)
     assert {name: reason for name, reason in rows.items() if name in refused} == refused

@@ -37,7 +37,7 @@ def test_shapes(run: RunDirectory) -> None:
     steps = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [row["step"] for row in steps] == [1, 2, 4, 5, 5]
     assert steps[0].keys() == {
-        "step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens", "supervised_tokens", "seconds",
+        "step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens", "supervised_tokens", "padding", "seconds",
     }  # fmt: skip
     assert steps[3:] == [
         {"step": 5, "split": "val", "name": n, "value": v} for n, v in (("val_loss", 0.5), ("cider", 0.25))

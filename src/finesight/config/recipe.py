@@ -106,6 +106,17 @@ class Recipe(Section):
             )
         return train
 
+    @field_validator("train")
+    @classmethod
+    def _no_tokens_on_a_stream(cls, train: Train, info: ValidationInfo) -> Train:
+        data = info.data.get("data")
+        if train.batch_tokens is not None and data is not None and data.streams:
+            raise Inconsistent(
+                "`train.batch_tokens` puts samples together by length, which nobody knows before a stream is read",
+                "give `train.batch_size` (`packing` works with it), or take `stream` out of `data.train`",
+            )
+        return train
+
     @field_validator("evaluation")
     @classmethod
     def _best_needs_validation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:

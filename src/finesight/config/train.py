@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
@@ -52,6 +52,11 @@ class Stop(Section):
     """Improvement smaller than this is none, in units of the metric."""
 
 
+def _default_size(known: dict[str, Any]) -> int | None:
+    """`batch_size` where a recipe does not say it."""
+    return 32 if known.get("batch_tokens") is None else None
+
+
 class Train(Section):
     """How the model learns."""
 
@@ -59,12 +64,20 @@ class Train(Section):
     """Times that each sample is seen. Give this or `max_steps`."""
     max_steps: PositiveInt | None = None
     """Number of optimizer steps. Give this or `epochs`."""
-    batch_size: PositiveInt = 32
-    """Samples that one optimizer step sees."""
+    batch_tokens: PositiveInt | None = None
+    """Most tokens that one optimizer step computes, padding among them; as many samples as go into them. With `packing`
+    samples are chosen so that little room is left, without it samples of like length come together. Give this or
+    `batch_size`."""
+    batch_size: PositiveInt | None = Field(default_factory=_default_size)
+    """Samples that one optimizer step sees; 32 where neither this nor `batch_tokens` is there."""
+    packing: Switch = False
+    """Put the samples of a micro-batch one after another into one row, without padding; none sees another."""
     micro_batch: Annotated[
         Annotated[Literal["auto"], Tag("text")] | Annotated[PositiveInt, Tag("a whole number")], by_shape
     ] = "auto"
     """Samples of one forward and backward pass; the whole batch where `auto`. Changes memory, not what is learned."""
+    micro_tokens: PositiveInt | None = None
+    """Most tokens of one forward and backward pass, padding among them; no bound where absent."""
     lr: PositiveFloat = 1e-3
     """Highest learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -90,13 +103,24 @@ class Train(Section):
     gradient_checkpointing: Switch = False
     """Keep no activations inside the layers and compute them again when they are needed: less memory, more time."""
     length_window: NonNegativeInt = 50
-    """Batches within which samples of like length are put together; 0 does not sort."""
+    """Batches within which samples are sorted by length or, with `batch_tokens`, put together by it; 0 does not sort.
+    With `packing` and `batch_size` lengths do not matter, and nothing is sorted."""
     save_every: PositiveInt | None = None
     """Steps between checkpoints; at each evaluation where absent."""
     stop: Stop | None = None
     """Early stopping; none where absent."""
     overfit: PositiveInt | None = None
     """Train on this many batches alone, again and again: a sanity run whose loss must fall to nearly 0."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "Train":
+        if (self.batch_size is None) == (self.batch_tokens is None):
+            given = "neither" if self.batch_size is None else "both"
+            raise Inconsistent(
+                f"exactly one of `batch_size` and `batch_tokens` says how much a step sees; {given} is there",
+                "give one; `train.batch_size=null` on the command line takes one out",
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -110,7 +134,18 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _micro_fits(self) -> "Train":
-        if self.micro_batch != "auto" and self.micro_batch > self.batch_size:
+        if (
+            self.micro_tokens is not None
+            and self.batch_tokens is not None
+            and self.micro_tokens > self.batch_tokens
+        ):
+            raise Inconsistent(
+                f"`micro_tokens: {self.micro_tokens}` is larger than `batch_tokens: {self.batch_tokens}`",
+                "lower `micro_tokens`, or take it out",
+            )
+        if self.batch_size is None or self.micro_batch == "auto":
+            return self
+        if self.micro_batch > self.batch_size:
             raise Inconsistent(
                 f"`micro_batch: {self.micro_batch}` is larger than `batch_size: {self.batch_size}`",
                 "lower `micro_batch`, or set it to auto",

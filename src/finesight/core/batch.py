@@ -74,6 +74,8 @@ class Batch:
     the model's own processor makes of them. Of an encoder–decoder they are `decoder_input_ids` (B, T) and what its
     encoder reads, such as `input_ids` and `attention_mask` (B, S).
     `targets` is (B, T) with IGNORE; `supervised` counts the others; `tokens` counts the positions that are not padding.
+    Where there are `segments`, the examples are packed: they lie one after another in one row, each of so many tokens,
+    without padding and without an attention mask, and `position_ids` (1, T) begin at 0 for each.
     """
 
     ids: tuple[str, ...]
@@ -81,6 +83,15 @@ class Batch:
     targets: "torch.Tensor"
     supervised: int
     tokens: int
+    segments: tuple[int, ...] = ()
+
+    @property
+    def positions(self) -> int:
+        """Positions that the model computes, padding among them; an encoder's too."""
+        read = (
+            self.inputs["input_ids"].numel() if {"input_ids", "decoder_input_ids"} <= set(self.inputs) else 0
+        )
+        return self.targets.numel() + read
 
     def to(self, device: Any) -> "Batch":
         """The same batch on another device."""

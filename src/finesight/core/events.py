@@ -10,8 +10,8 @@ class StepReport:
     """One finished optimizer step. `seconds` has the keys `data`, `forward`, `backward`, `optimizer`, `total`.
 
     `loss` is the mean over the step's supervised tokens, `grad_norm` the norm before clipping. `samples`, `tokens`
-    (padding excluded) and `supervised_tokens` count this step alone; `step` starts at 1, `epoch` is a fraction of
-    passes over the training data.
+    (padding excluded), `supervised_tokens` and `positions` (padding included) count this step alone; `step` starts at
+    1, `epoch` is a fraction of passes over the training data.
     """
 
     step: int
@@ -25,6 +25,7 @@ class StepReport:
     supervised_tokens: int
     seconds: Mapping[str, float]
     ids: tuple[str, ...] = ()
+    positions: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 SOUND = "[sound] "
 """Stands for a sound among the words of a turn."""
 

@@ -76,6 +76,12 @@ class ExampleSet:
         """Tokens of each example (N,)."""
         return self._found["lengths"]
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Tokens of each example, and tokens that an encoder reads of it, (N, 2)."""
+        written = np.asarray(self._found["written"])
+        return np.stack([written, np.asarray(self._found["source_lengths"])], axis=1).astype(np.int64)
+
     @property
     def supervised_lengths(self) -> np.ndarray:
         """Tokens of each example that are learned from (N,)."""

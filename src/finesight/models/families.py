@@ -47,7 +47,7 @@ class Family:
     place of the tokenizer's; `asked` names the tokenizer's token that a prompt is closed with, because `generate` takes
     the last one off. Prompts of unlike lengths cannot be answered together unless it `pads`. `plain_generate`: its own
     `generate` is for long recordings with prompts of its own, and the common one is used. `refused` says why it cannot
-    be used.
+    be used, `unpacked` why its samples cannot lie in one row.
     """
 
     template: str | None = None
@@ -58,20 +58,26 @@ class Family:
     along: Along = "none"
     plain_generate: bool = False
     refused: str = ""
+    unpacked: str = ""
 
 
 _TWO_TOKENIZERS = "it reads its question through a second tokenizer, which no chat template writes"
+_BESIDE = "its pictures stand beside its words, one before each row"
 _OTHER_OUTPUT = "it writes more than text"
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         # Salesforce/BLIP sets the first token to its decoder's start token while training, and `generate` does so too
-        "blip": Family(_CAPTION, beside=True, first="bos_token_id", asked="sep_token", pads=False),
-        "git": Family(_CAPTION, beside=True, pads=False),
+        "blip": Family(
+            _CAPTION, beside=True, first="bos_token_id", asked="sep_token", pads=False, unpacked=_BESIDE
+        ),
+        "git": Family(_CAPTION, beside=True, pads=False, unpacked=_BESIDE),
         "blip-2": Family(_PICTURES_FIRST),
         "paligemma": Family(_PICTURES_FIRST, along="prefix"),
         "gemma3": Family(along="types"),
-        "mllama": Family(along="cross"),
+        "mllama": Family(
+            along="cross", unpacked="its words read its pictures through an attention of their own"
+        ),
         "whisper": Family(plain_generate=True),
         "instructblip": Family(refused=_TWO_TOKENIZERS),
         "instructblipvideo": Family(refused=_TWO_TOKENIZERS),
@@ -92,3 +98,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 """By `model_type`. A refusal is told with its reason."""
 
 NONE = Family()
+
+
+def why_not_packed(model_type: str, encoder_decoder: bool) -> str:
+    """Why several samples cannot lie in one row of such a model; empty where nothing is known against it."""
+    if encoder_decoder:
+        return "it reads through an encoder"
+    return FAMILIES.get(model_type, NONE).unpacked

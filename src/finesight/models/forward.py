@@ -6,7 +6,8 @@ N supervised positions of a batch, in row-major order; V tokens in the vocabular
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from finesight.core.batch import IGNORE, Batch
 from finesight.core.ports import ImagePort, PicturePort
+from finesight.models.packing import PackedRows
 
 _NOT_FOR_MODELS = ("num_tiles",)
 """Extras of which others are made."""
@@ -42,6 +44,11 @@ class SupervisedForward:
         takes = inspect.signature(type(model).forward).parameters
         self._settings = {"use_cache": False} if "use_cache" in takes or "kwargs" in takes else {}
 
+    @cached_property
+    def packed_rows(self) -> PackedRows:
+        """How the model computes packed rows; raises ModelError where it cannot be given any."""
+        return PackedRows(self._model)
+
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (N, V) of a batch on the model's device."""
         inputs = float_pictures(batch.inputs, self._image)
@@ -49,7 +56,9 @@ class SupervisedForward:
         # a checkpointed layer runs again in the backward pass, when the hooks are gone
         last = self._last if self._last is not None and not self._last.gradient_checkpointing else None
         rows = _rows_of_head(self.head, keep) if last is None else _rows_of_layer(last, keep)
-        with rows:
+        if batch.segments:
+            inputs = self.packed_rows.inputs(inputs, batch.segments)
+        with rows, self.packed_rows.open(batch.segments) if batch.segments else nullcontext():
             logits: Tensor = self._model(**inputs, **self._settings).logits  # (N, V) or (1, N, V)
         return logits.flatten(0, -2)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from finesight.core.errors import ModelError
+from finesight.models.packing import recomputed
 
 
 def checkpoint_activations(model: Any) -> None:
@@ -10,9 +11,10 @@ def checkpoint_activations(model: Any) -> None:
 
     Without re-entrant autograd: gradients then reach an adapter though the layer's input needs none. So embeddings need
     not pretend to learn, which `transformers` lets them do, and which breaks models that add to them in place (GIT).
+    A packed row's boundaries are there again when its layers are.
     """
     try:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": recomputed})
         model.disable_input_require_grads()
     except ValueError as error:
         raise ModelError(

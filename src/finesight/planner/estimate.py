@@ -9,7 +9,10 @@ ADAM_BYTES = 8
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes: bytes of memory at its peak, seconds in all and a step, and how much it sees."""
+    """What a run takes: bytes of memory at its peak, seconds in all and a step, and how much it sees.
+
+    `positions` are all that are computed: the `tokens` and their padding.
+    """
 
     peak_bytes: int
     seconds: float
@@ -18,6 +21,12 @@ class Cost:
     samples: int
     tokens: int
     supervised_tokens: int
+    positions: int
+
+    @property
+    def padding(self) -> float:
+        """The share of positions that are padding."""
+        return 1 - self.tokens / self.positions if self.positions else 0.0
 
     def document(self) -> dict[str, Any]:
         """As `plan.json` holds it."""
@@ -33,6 +42,7 @@ def predict_cost(
     samples: int,
     tokens: int,
     supervised_tokens: int,
+    positions: int,
 ) -> Cost:
     """The cost of `steps`, from a forward and backward pass that took `pass_seconds` and peaked at `peak_bytes`.
 
@@ -47,4 +57,5 @@ def predict_cost(
         samples,
         tokens,
         supervised_tokens,
+        positions,
     )

@@ -32,12 +32,14 @@ class Seen:
     samples: int = 0
     tokens: int = 0
     supervised_tokens: int = 0
+    positions: int = 0
 
     def add(self, window: Sequence[Batch]) -> None:
         """Count a step's batches."""
         self.samples += sum(len(batch.ids) for batch in window)
         self.tokens += sum(batch.tokens for batch in window)
         self.supervised_tokens += sum(batch.supervised for batch in window)
+        self.positions += sum(batch.positions for batch in window)
 
 
 @dataclass
@@ -189,6 +191,7 @@ class Loop:
             supervised_tokens=sum(batch.supervised for batch in window),
             seconds={**phases, "total": total},
             ids=tuple(name for batch in window for name in batch.ids),
+            positions=sum(batch.positions for batch in window),
         )
 
 

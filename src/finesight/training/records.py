@@ -80,6 +80,7 @@ def _metrics_row(report: StepReport) -> dict[str, Any]:
         "samples": report.samples,
         "tokens": report.tokens,
         "supervised_tokens": report.supervised_tokens,
+        "padding": 1 - report.tokens / report.positions if report.positions else 0.0,
         "seconds": report.seconds["total"],
     }
 

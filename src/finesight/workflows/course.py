@@ -1,17 +1,20 @@
 """What a run learns from, step by step: samples by number, or a stream of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from itertools import chain, islice
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from finesight.config.recipe import Recipe
-from finesight.core.batch import Batch
-from finesight.core.errors import Fault, RecipeError
+from finesight.core.batch import Batch, Example
+from finesight.core.errors import DataError, Fault, RecipeError
 from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet
+from finesight.data.loading.layout import Layout
 from finesight.data.loading.loader import Windows, windows
 from finesight.data.loading.order import Order
 from finesight.data.loading.stream import StreamSet
@@ -21,6 +24,12 @@ from finesight.data.samples import Access, open_rows
 from finesight.data.sets import source_name
 from finesight.data.stream_rows import Head, StreamRows, look_ahead
 from finesight.runtime.notices import Notices
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_NEAR = 8
+"""Steps among which one is chosen to see what a step takes."""
 
 _LOOK = 100
 """Rows of a stream that are looked at before step 1 where no tokenizer is to learn from them."""
@@ -33,14 +42,21 @@ class Course(Protocol):
     def steps_per_epoch(self) -> int | None:
         """Steps of one pass; None where nobody knows before its end."""
 
+    def steps_in(self, epochs: int) -> int:
+        """Steps of so many passes."""
+
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
 
     def first(self) -> tuple[Batch, ...]:
         """A window as that of step 1, to see what it takes."""
 
+    def some(self, count: int) -> list[Example]:
+        """A few examples of the run, of unlike lengths."""
+
     def counts(self, steps: int) -> dict[str, int]:
-        """`samples`, `tokens` and `supervised_tokens` of the first `steps` steps, as far as they can be known."""
+        """`samples`, `tokens`, `supervised_tokens` and `positions` (padding among them) of the first `steps` steps, as
+        far as they can be known."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +65,54 @@ class ByNumber:
 
     examples: ExampleSet
     order: Order
-    micro_batch: int
+    layout: Layout
     policy: Policy
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass."""
+        """Steps of one pass; of the first, where passes are of unlike numbers of steps."""
         return self.order.steps_per_epoch
+
+    def steps_in(self, epochs: int) -> int:
+        """Steps of so many passes."""
+        return self.order.steps_in(epochs)
 
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return windows(self.examples, self.order, start, stop, self.micro_batch, workers, self.policy)
+        return windows(self.examples, self.order, start, stop, self.layout, workers, self.policy)
 
     def first(self) -> tuple[Batch, ...]:
-        """The window of step 1."""
-        return next(self.windows(0, 1, Workers()))
+        """The window of step 1; of the largest of the first steps, where they are of unlike sizes."""
+        near = range(min(_NEAR, self.steps_per_epoch)) if self.order.budgeted else range(1)
+        largest = max(near, key=lambda step: self.examples.lengths[self.order.batch(step)[1]].sum())
+        return next(self.windows(largest, largest + 1, Workers()))
+
+    def some(self, count: int) -> list[Example]:
+        """The longest example, and others of the first steps."""
+        longest = int(self.examples.lengths.argmax())
+        seen = [self.order.batch(step)[1].tolist() for step in range(min(count, self.steps_per_epoch))]
+        chosen = dict.fromkeys([longest, *chain.from_iterable(seen)])
+        return list(islice(_usable(self.examples.plain, chosen), count))
 
     def counts(self, steps: int) -> dict[str, int]:
-        """`samples`, `tokens` and `supervised_tokens` of the first `steps` steps; equal passes are counted once."""
+        """`samples`, `tokens`, `supervised_tokens` and `positions` (padding among them) of the first `steps` steps;
+        equal passes are counted once."""
         order, whole = self.order, self.order.steps_per_epoch
         passes, left = divmod(steps, whole)
         lengths, supervised = self.examples.lengths, self.examples.supervised_lengths
+        sizes = self.examples.sizes
 
         def of(first: int, count: int) -> np.ndarray:
             seen = [order.batch(step)[1] for step in range(first, first + count)]
             chosen = np.concatenate([np.empty(0, dtype=np.int64), *seen])
-            return np.array([len(chosen), lengths[chosen].sum(), supervised[chosen].sum()])
+            computed = sum(self.layout.positions(sizes[samples]) for samples in seen)
+            return np.array([len(chosen), lengths[chosen].sum(), supervised[chosen].sum(), computed])
 
         if order.varies:
-            total = sum((of(number * whole, whole) for number in range(passes)), of(passes * whole, left))
+            total = of(0, steps)
         else:
             total = passes * of(0, whole) + of(passes * whole, left)
-        return dict(zip(("samples", "tokens", "supervised_tokens"), total.tolist(), strict=True))
+        return dict(zip(("samples", "tokens", "supervised_tokens", "positions"), total.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -90,7 +122,7 @@ class Streamed:
     stream: StreamSet
     head: Head
     batch_size: int
-    micro_batch: int
+    layout: Layout
     policy: Policy
 
     @property
@@ -99,9 +131,13 @@ class Streamed:
         length = self.stream.rows.length
         return None if length is None else -(-length // self.batch_size)
 
+    def steps_in(self, epochs: int) -> int:
+        """Steps of so many passes; one where nobody knows before their end."""
+        return epochs * (self.steps_per_epoch or 1)
+
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return self.stream.windows(self.batch_size, start, stop, self.micro_batch, workers, self.policy)
+        return self.stream.windows(self.batch_size, start, stop, self.layout, workers, self.policy)
 
     def first(self) -> tuple[Batch, ...]:
         """A window of the first rows of the stream."""
@@ -109,7 +145,12 @@ class Streamed:
 
     @cached_property
     def _first(self) -> tuple[Batch, ...]:
-        return self.stream.window_of(self.head.rows, self.micro_batch, self.policy)
+        return self.stream.window_of(self.head.rows, self.layout, self.policy)
+
+    def some(self, count: int) -> list[Example]:
+        """The first examples of the stream."""
+        made = _usable(lambda row: self.stream.example(row, 0, []), self.head.rows)
+        return list(islice((one for one in made if one is not None), count))
 
     def counts(self, steps: int) -> dict[str, int]:
         """As many as in the first rows of the stream, in each step."""
@@ -118,12 +159,20 @@ class Streamed:
             "samples": steps * sum(len(batch.ids) for batch in first),
             "tokens": steps * sum(batch.tokens for batch in first),
             "supervised_tokens": steps * sum(batch.supervised for batch in first),
+            "positions": steps * sum(batch.positions for batch in first),
         }
+
+
+def _usable(make: Callable[[A], B], wanted: Iterable[A]) -> Iterator[B]:
+    """What is made of those from which it can be made; the policy is told of the others when their turn comes."""
+    for one in wanted:
+        with suppress(DataError):
+            yield make(one)
 
 
 def steps_of(recipe: Recipe, course: Course) -> int:
     """Optimizer steps of a whole run."""
-    return recipe.train.max_steps or (recipe.train.epochs or 1) * (course.steps_per_epoch or 1)
+    return recipe.train.max_steps or course.steps_in(recipe.train.epochs or 1)
 
 
 def open_stream(
@@ -150,7 +199,7 @@ def open_stream(
         notices.add("stream", f"the tokenizer learns from the first {source.buffer:,} rows of {file}")
     count = source.buffer if scratch else min(source.buffer, _LOOK)
     decode = recipe.data.check != "quick"
-    return rows, look_ahead(rows, count, recipe.train.batch_size, decode, policy, notices, tick)
+    return rows, look_ahead(rows, count, recipe.train.batch_size or 1, decode, policy, notices, tick)
 
 
 def words_of(samples: Sequence[Sample]) -> list[str]:

@@ -19,6 +19,7 @@ from finesight.training.optim import build_optimizer
 from finesight.training.step import Step, evaluating
 from finesight.workflows.course import steps_of
 from finesight.workflows.finished import save_finished
+from finesight.workflows.packed import try_packing
 from finesight.workflows.places import find_model
 from finesight.workflows.prepare import Prepared, course_of, prepare
 
@@ -31,6 +32,8 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
     with closing(course.windows(0, 1, Workers(recipe.data.workers, recipe.data.timeout))) as windows:
         window = next(windows)
     forward = SupervisedForward(prepared.model, prepared.ports.image)
+    if train.packing:
+        try_packing(prepared, forward, course)
     optimizer = build_optimizer(prepared.model, train)
     step = Step(
         prepared.model, forward, optimizer, prepared.precision, train.clip, recipe.run.seed, prepared.device

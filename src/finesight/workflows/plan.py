@@ -31,6 +31,7 @@ def predicted_cost(prepared: Prepared, forward: SupervisedForward, course: Cours
     _log.info(
         "plan: %d steps, about %.1f minutes of training, about %.0f MiB of memory", steps, minutes, megabytes
     )
+    _log.info("of the positions that are computed, %.1f %% are padding", 100 * cost.padding)
     return cost
 
 

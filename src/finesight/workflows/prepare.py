@@ -1,21 +1,25 @@
 """From a recipe to checked data and a model that is ready to learn."""
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from finesight.config.recipe import Recipe
-from finesight.core.errors import RecipeError
+from finesight.config.train import Train
+from finesight.core.errors import DataError, RecipeError
 from finesight.core.events import Observer
 from finesight.core.ports import Ports
 from finesight.core.rundir import RunDirectory
 from finesight.data.dataset import ExampleSet, transform_of
 from finesight.data.lengths import Limit
+from finesight.data.loading.layout import Budget, Layout
 from finesight.data.loading.mixture import Mixture
 from finesight.data.loading.order import Order
 from finesight.data.loading.stream import StreamSet
@@ -27,6 +31,7 @@ from finesight.data.sets import read_splits
 from finesight.data.stream_rows import Head
 from finesight.export.loading import Kind
 from finesight.models.load import LoadedModel
+from finesight.models.packing import PackedRows
 from finesight.models.parts import count, freeze, size_lines
 from finesight.models.recompute import checkpoint_activations
 from finesight.runtime.device import choose_device
@@ -36,6 +41,11 @@ from finesight.workflows.course import ByNumber, Course, Streamed, open_stream
 from finesight.workflows.features import remember_features
 from finesight.workflows.places import SKELETON, adapter_of, model_place
 from finesight.workflows.starting import Words, reading_of, starting_model
+
+_LEAST_WINDOW, _MOST_WINDOW = 1024, 10_000
+"""Samples among which those of a step are chosen by length: fewer leave rows open, more tie a sample to its like."""
+_MOST_NAMED = 8
+"""Samples that a message names."""
 
 _log = logging.getLogger("finesight")
 
@@ -122,6 +132,8 @@ def prepare(
     rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
     samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
     loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
+    if recipe.train.packing:
+        PackedRows(loaded.model)  # raises where it is known that it cannot
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
     splits = {}
     for name, chosen in samples.items():
@@ -154,28 +166,65 @@ def prepare(
 
 
 def order_of(recipe: Recipe, examples: ExampleSet) -> Order:
-    """The order in which a run sees its training examples."""
+    """The order in which a run sees its training examples; raises DataError where one is longer than a step may be."""
     train = recipe.train
+    longest_fits(train, examples)
     return Order(
         examples.fingerprint,
         recipe.run.seed,
-        train.batch_size,
+        train.batch_size or 1,
         examples.lengths,
-        train.length_window,
+        0 if train.packing else train.length_window,
         train.overfit,
         Mixture.of(recipe.data.train, examples.samples.sources, examples.fingerprint, recipe.run.seed),
+        _budget(train, examples),
     )
+
+
+def _budget(train: Train, examples: ExampleSet) -> Budget | None:
+    """Where steps are of so many tokens: which samples make one."""
+    if train.batch_tokens is None:
+        return None
+    together = max(1, train.batch_tokens // max(1, examples.tokens // len(examples)))
+    window = (
+        min(max(_LEAST_WINDOW, train.length_window * together), _MOST_WINDOW) if train.length_window else 0
+    )
+    return Budget(train.batch_tokens, train.packing, examples.sizes, window)
+
+
+def longest_fits(train: Train, examples: ExampleSet) -> None:
+    """Raise DataError, naming the samples, where some are longer than `batch_tokens` or `micro_tokens`."""
+    bounds = {"train.batch_tokens": train.batch_tokens, "train.micro_tokens": train.micro_tokens}
+    for key, most in bounds.items():
+        long = [] if most is None else np.flatnonzero(examples.lengths > most).tolist()
+        if long:
+            named = "; ".join(
+                f"`{examples.samples.id(at)}` of {examples.samples.origin(at)} has {examples.lengths[at]}"
+                for at in long[:_MOST_NAMED]
+            )
+            more = f"; and {len(long) - _MOST_NAMED:,} more" if len(long) > _MOST_NAMED else ""
+            raise DataError(
+                f"{len(long):,} samples have more than the {most} tokens of `{key}`: {named}{more}",
+                key,
+                f"raise it to {int(examples.lengths.max())}, or give `data.max_tokens` and `data.on_long`",
+            )
 
 
 def course_of(recipe: Recipe, prepared: Prepared) -> Course:
     """What a run sees step by step."""
-    size, wanted = recipe.train.batch_size, recipe.train.micro_batch
-    micro = size if wanted == "auto" else wanted
+    layout = layout_of(recipe.train)
     if prepared.stream is not None:
         assert prepared.head is not None
-        return Streamed(prepared.stream, prepared.head, size, micro, prepared.policy)
+        assert recipe.train.batch_size is not None  # the recipe was checked
+        return Streamed(prepared.stream, prepared.head, recipe.train.batch_size, layout, prepared.policy)
     examples = prepared.splits["train"]
-    return ByNumber(examples, order_of(recipe, examples), micro, prepared.policy)
+    return ByNumber(examples, order_of(recipe, examples), layout, prepared.policy)
+
+
+def layout_of(train: Train) -> Layout:
+    """How the samples of a step become micro-batches."""
+    samples = train.batch_size if train.micro_batch == "auto" else train.micro_batch
+    return Layout(sys.maxsize if samples is None else samples, train.micro_tokens, train.packing)
 
 
 def _check_load(recipe: Recipe) -> None:

@@ -29,6 +29,7 @@ from finesight.training.schedule import Schedule, warmup_steps
 from finesight.training.state import model_tensors, optimizer_tensors, restore_model, restore_optimizer
 from finesight.training.step import Step, mean_loss
 from finesight.workflows.course import steps_of
+from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
 
@@ -107,18 +108,26 @@ class Session:
     def _evaluate_every(self) -> int:
         return self._recipe.evaluation.every or self._course.steps_per_epoch or self._steps
 
+    @property
+    def _mean_epoch(self) -> float:
+        """Steps of an epoch: with `batch_tokens` they are unlike, and the mean ends the last one with the run."""
+        epochs, first = self._recipe.train.epochs, self._course.steps_per_epoch
+        return self._steps / epochs if epochs and first else first or math.inf
+
     def fit(self, state: LoopState) -> None:
         """Train from `state` to the end."""
         recipe, prepared = self._recipe, self._prepared
         train = recipe.train
         times = Timetable(
             steps=self._steps,
-            steps_per_epoch=self._course.steps_per_epoch or math.inf,
+            steps_per_epoch=self._mean_epoch,
             evaluate_every=self._evaluate_every,
             save_every=self._save_every,
             measure=recipe.evaluation.best_by,
             stop=train.stop,
         )
+        if train.packing and state.step < self._steps:
+            try_packing(prepared, self._forward, self._course)
         if not self._run.plan.is_file() and state.step < self._steps:
             cost = predicted_cost(prepared, self._forward, self._course, self._steps)
             plan = {"format": FORMATS["plan"], "predicted": cost.document(), "measured": None}

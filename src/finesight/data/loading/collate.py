@@ -30,6 +30,39 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     )
 
 
+def collate_packed(examples: Sequence[Example]) -> Batch:
+    """One batch of one row (1, T) in which the examples lie one after another, without padding.
+
+    Position ids begin at 0 for each. Inputs that have a row a sample (its pictures) become those of one sample that has
+    all of them in turn. Not for encoder–decoders.
+    """
+    lengths = [len(example.tokens) for example in examples]
+    inputs = {
+        "input_ids": np.concatenate([example.tokens for example in examples]).astype(np.int64)[None],
+        "position_ids": np.concatenate([np.arange(length) for length in lengths])[None],
+    }
+    targets = np.concatenate([example.targets for example in examples]).astype(np.int64)[None]
+    inputs |= _packed_extras([example.extras for example in examples])
+    return Batch(
+        ids=tuple(example.id for example in examples),
+        inputs=_tensors(inputs),
+        targets=torch.from_numpy(targets),
+        supervised=sum(example.supervised for example in examples),
+        tokens=sum(lengths),
+        segments=tuple(lengths),
+    )
+
+
+def _packed_extras(examples: Sequence[Mapping[str, Extra]]) -> dict[str, np.ndarray]:
+    """The extras of all examples by name, as if one example had them all."""
+    found: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(name for extras in examples for name in extras):
+        there = [extras[name] for extras in examples if name in extras]
+        joined = np.concatenate(_alike([one.array for one in there], there[0].fill, keep=1))
+        found[name] = joined if there[0].counts == "items" else joined[None]
+    return found
+
+
 def collate_prompts(
     prompts: Sequence[np.ndarray], extras: Sequence[Mapping[str, Extra]], pad_id: int
 ) -> dict[str, torch.Tensor]:

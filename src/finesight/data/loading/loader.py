@@ -12,6 +12,7 @@ from finesight.core.errors import DataError, FinesightError
 from finesight.core.sample import Origin
 from finesight.data.dataset import ExampleSet
 from finesight.data.loading.collate import collate
+from finesight.data.loading.layout import Layout, sizes_of
 from finesight.data.loading.order import Order, Share
 from finesight.data.loading.workers import BETWEEN, At, Workers, answers, worker_error
 from finesight.data.sets import SampleSet
@@ -65,7 +66,7 @@ def make_window(
     places: Places,
     at: At,
     pad_id: int,
-    micro_batch: int,
+    micro_batch: int | Layout,
 ) -> Window:
     """The window of step `step` (from 0) over the samples `items`, each made by `example` (None: it is left out).
 
@@ -89,10 +90,11 @@ def make_window(
             made += [] if found is None else [(item, found)]
     at(step, BETWEEN)
     batches = []
-    for start in range(0, len(made), micro_batch):
-        part = made[start : start + micro_batch]
+    layout = Layout(micro_batch) if isinstance(micro_batch, int) else micro_batch
+    for places_of_part in layout.deal(sizes_of([one for _, one in made])):
+        part = [made[place] for place in places_of_part.tolist()]
         try:
-            batches.append(collate([one for _, one in part], pad_id))
+            batches.append(layout.collate([one for _, one in part], pad_id))
         except Exception as error:
             named = "; ".join(
                 f"sample `{one.id}` of {places.origin(item)}" for item, one in part[:_MOST_NAMED]
@@ -140,7 +142,7 @@ class _Drawing:
     reads = False
 
     def __init__(
-        self, examples: ExampleSet, order: Order, steps: range, micro_batch: int, share: Share
+        self, examples: ExampleSet, order: Order, steps: range, micro_batch: int | Layout, share: Share
     ) -> None:
         self._examples, self._order, self._steps = examples, order, steps
         self._micro_batch, self._share = micro_batch, share
@@ -172,16 +174,17 @@ def windows(
     order: Order,
     start: int,
     stop: int,
-    micro_batch: int,
+    micro_batch: int | Layout,
     workers: Workers | int,
     policy: Told | None = None,
     share: Share | None = None,
 ) -> Windows:
     """The windows of steps `start` (from 0, included) to `stop` (excluded), or a rank's `share` of each.
 
-    What a window holds depends on its step alone, never on `workers` or on where the iteration began. A row that turns
-    out to be bad is left out and told to `policy`, which may raise; without a policy it is raised. Raises WorkerError
-    where a worker is ended or silent, and whatever `workers.go_on` raises.
+    A micro-batch has `micro_batch` samples, or is put together as a layout says. What a window holds depends on its
+    step alone, never on `workers` or on where the iteration began. A row that turns out to be bad is left out and told
+    to `policy`, which may raise; without a policy it is raised. Raises WorkerError where a worker is ended or silent,
+    and whatever `workers.go_on` raises.
     """
     job = _Drawing(examples, order, range(start, stop), micro_batch, share or Share())
     crew = Workers(workers) if isinstance(workers, int) else workers

@@ -21,6 +21,7 @@ from finesight.core.sample import Origin
 from finesight.data.dataset import example_of
 from finesight.data.encode import encode
 from finesight.data.lengths import Limit, TooLong, without_turns
+from finesight.data.loading.layout import Layout
 from finesight.data.loading.loader import Told, Window, Windows, make_window, released
 from finesight.data.loading.order import Share
 from finesight.data.loading.shuffle import ShuffleBuffer
@@ -71,7 +72,7 @@ class StreamSet:
         batch_size: int,
         start: int,
         stop: int,
-        micro_batch: int,
+        micro_batch: int | Layout,
         workers: Workers | int,
         policy: Told | None = None,
         share: Share | None = None,
@@ -82,7 +83,9 @@ class StreamSet:
         crew = Workers(workers) if isinstance(workers, int) else workers
         return released(answers(job, max(0, stop - start), crew), start, policy)
 
-    def window_of(self, rows: Sequence[Numbered], micro_batch: int, policy: Told) -> tuple[Batch, ...]:
+    def window_of(
+        self, rows: Sequence[Numbered], micro_batch: int | Layout, policy: Told
+    ) -> tuple[Batch, ...]:
         """A window of some rows, as if they were those of step 1."""
         job = _Flow(self, (len(rows), range(1), Share()), micro_batch)
         windows = (job.do((0, 0, rows), lambda step, item: None) for _ in range(1))
@@ -104,7 +107,9 @@ class _Flow:
 
     reads = True
 
-    def __init__(self, stream: StreamSet, dealing: tuple[int, range, Share], micro_batch: int) -> None:
+    def __init__(
+        self, stream: StreamSet, dealing: tuple[int, range, Share], micro_batch: int | Layout
+    ) -> None:
         self._stream, self._dealing, self._micro_batch = stream, dealing, micro_batch
 
     def tasks(self, at: At) -> Iterator[Task]:
