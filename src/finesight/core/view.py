@@ -37,9 +37,9 @@ class View:
     """A sample, or what could be read of a row that cannot be used; `fault` then says why.
 
     `number` counts the samples of its split from 1; it is 0 for a faulty row. `turns` are roles with their parts, None
-    where a picture stands, and SOUND where a sound does. `originals` are the pictures as their files have them (upright, on white), `fed`
-    what the model gets: before the normalisation, which moves levels and no pixel. `alike` names what it comes twice
-    with.
+    where a picture stands, and SOUND where a sound does. `originals` are the pictures as their files have them
+    (upright, on white), `fed` what the model gets: before the normalisation, which moves levels and no pixel. `alike`
+    names what it comes twice with.
     """
 
     split: str
