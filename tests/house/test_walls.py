@@ -28,6 +28,7 @@ FLOORS = {
     "serving": 6,
     "cli": 7,
     "api": 7,
+    "__main__": 8,  # what `python -m finesight` starts: the command line, and nothing else
 }
 """Floor of each room. `finesight` itself holds the version alone, and stands below all."""
 

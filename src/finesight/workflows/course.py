@@ -1,6 +1,7 @@
 """What a run learns from, step by step: samples by number, or a stream of them."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -9,11 +10,12 @@ import numpy as np
 
 from finesight.config.recipe import Recipe
 from finesight.core.batch import Batch
-from finesight.core.errors import Fault, RecipeError
+from finesight.core.errors import DataError, Fault, RecipeError
 from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet
+from finesight.data.loading.collate import collate
 from finesight.data.loading.loader import Windows, windows
-from finesight.data.loading.order import Order
+from finesight.data.loading.order import WHOLE, Order, Share
 from finesight.data.loading.stream import StreamSet
 from finesight.data.loading.workers import Workers
 from finesight.data.policy import Policy
@@ -21,13 +23,14 @@ from finesight.data.samples import Access, open_rows
 from finesight.data.sets import source_name
 from finesight.data.stream_rows import Head, StreamRows, look_ahead
 from finesight.runtime.notices import Notices
+from finesight.training.agreement import shows
 
 _LOOK = 100
 """Rows of a stream that are looked at before step 1 where no tokenizer is to learn from them."""
 
 
 class Course(Protocol):
-    """The windows of a run, one a step."""
+    """The windows of a run, one a step, or a process's share of each."""
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -37,7 +40,10 @@ class Course(Protocol):
         """The windows of steps `start` to `stop` (excluded)."""
 
     def first(self) -> tuple[Batch, ...]:
-        """A window as that of step 1, to see what it takes."""
+        """A window as that of step 1, to see what it takes; of all samples, whatever the share."""
+
+    def spare(self, shown: bool | None) -> Batch:
+        """A batch of one sample with pictures or sounds (True), without (False), or of any (None)."""
 
     def counts(self, steps: int) -> dict[str, int]:
         """`samples`, `tokens` and `supervised_tokens` of the first `steps` steps, as far as they can be known."""
@@ -51,6 +57,7 @@ class ByNumber:
     order: Order
     micro_batch: int
     policy: Policy
+    share: Share = WHOLE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -59,11 +66,27 @@ class ByNumber:
 
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return windows(self.examples, self.order, start, stop, self.micro_batch, workers, self.policy)
+        return self._windows(start, stop, workers, self.share)
+
+    def _windows(self, start: int, stop: int, workers: Workers, share: Share) -> Windows:
+        return windows(self.examples, self.order, start, stop, self.micro_batch, workers, self.policy, share)
 
     def first(self) -> tuple[Batch, ...]:
         """The window of step 1."""
-        return next(self.windows(0, 1, Workers()))
+        return next(self._windows(0, 1, Workers(), WHOLE))
+
+    def spare(self, shown: bool | None) -> Batch:
+        """The first sample of the kind."""
+        samples = self.examples.samples
+        for index in range(len(self.examples)):
+            words = samples.words(index)
+            if shown not in (None, bool(words.images or words.sounds)):
+                continue
+            with suppress(DataError):  # told where the sample is used
+                batch = collate([self.examples.plain(index)], self.examples.ports.pad_id)
+                if shown in (None, shows(batch)):
+                    return batch
+        raise _no_spare(shown, samples.origin(0).file, "parallel.strategy")
 
     def counts(self, steps: int) -> dict[str, int]:
         """`samples`, `tokens` and `supervised_tokens` of the first `steps` steps; equal passes are counted once."""
@@ -92,6 +115,7 @@ class Streamed:
     batch_size: int
     micro_batch: int
     policy: Policy
+    share: Share = WHOLE
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -101,7 +125,17 @@ class Streamed:
 
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return self.stream.windows(self.batch_size, start, stop, self.micro_batch, workers, self.policy)
+        return self.stream.windows(
+            self.batch_size, start, stop, self.micro_batch, workers, self.policy, self.share
+        )
+
+    def spare(self, shown: bool | None) -> Batch:
+        """The first row of the stream of the kind, among those that were looked at."""
+        for row in self.head.rows:
+            sample = self.stream.rows.sample(row)
+            if sample is not None and shown in (None, bool(sample.images or sample.sounds)):
+                return self.stream.window_of([row], 1, self.policy)[0]
+        raise _no_spare(shown, self.stream.rows.source.reader.file, "data.train.buffer")
 
     def first(self) -> tuple[Batch, ...]:
         """A window of the first rows of the stream."""
@@ -119,6 +153,15 @@ class Streamed:
             "tokens": steps * sum(batch.tokens for batch in first),
             "supervised_tokens": steps * sum(batch.supervised for batch in first),
         }
+
+
+def _no_spare(shown: bool | None, file: str, key: str) -> DataError:
+    kind = {None: "any", True: "a picture or sound", False: "no picture or sound"}[shown]
+    return DataError(
+        f"with fsdp a process needs a row with {kind} to keep step with the others, and finds none in {file}",
+        key,
+        "use `parallel.strategy: ddp`, or put rows of each kind among the first",
+    )
 
 
 def steps_of(recipe: Recipe, course: Course) -> int:

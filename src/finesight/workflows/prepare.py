@@ -14,7 +14,7 @@ from finesight.core.ports import Ports
 from finesight.data.dataset import ExampleSet, transform_of
 from finesight.data.lengths import Limit
 from finesight.data.loading.mixture import Mixture
-from finesight.data.loading.order import Order
+from finesight.data.loading.order import Order, Share
 from finesight.data.loading.stream import StreamSet
 from finesight.data.outline import lines, outline
 from finesight.data.passes.parallel import cores
@@ -27,6 +27,7 @@ from finesight.models.load import LoadedModel
 from finesight.models.parts import count, freeze, size_lines
 from finesight.models.recompute import checkpoint_activations
 from finesight.runtime.device import choose_device
+from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream
@@ -98,13 +99,19 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, notices: Notices, observer: Observer | None = None, go_on: Callable[[], object] = bool
+    recipe: Recipe,
+    notices: Notices,
+    observer: Observer | None = None,
+    go_on: Callable[[], object] = bool,
+    world: World = ALONE,
 ) -> Prepared:
     """Read and check all data, build ports, then the model from its parts; every fault is told before a step is made.
 
-    `go_on` is called at each row and may raise to stop.
+    `go_on` is called at each row and may raise to stop. Of several processes the first checks and encodes all; the
+    others find that in its caches.
     """
-    device = choose_device(recipe.run.device, notices, recipe.run.threads, recipe.data.workers)
+    run = recipe.run
+    device = choose_device(run.device, notices, run.threads, recipe.data.workers, world.place)
     precision = choose_precision(recipe.train.precision, device.type, notices)
     policy = Policy(recipe.data)
     if observer is not None:
@@ -115,30 +122,30 @@ def prepare(
         if observer is not None:
             observer.on_progress(rows)
 
-    rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
-    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
+    with world.turn():
+        rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
+        samples = read_splits(recipe.data, run.seed, policy, notices, tick)
+    with world.turn():
+        loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
+    limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
     splits = {}
-    for name, chosen in samples.items():
-        if observer is not None:
-            observer.on_phase(f"encode {name}", len(chosen))
-        splits[name] = ExampleSet(
-            chosen,
-            loaded.ports,
-            policy,
-            transform if name == "train" else None,
-            recipe.run.seed,
-            limit=Limit(recipe.data.on_long, recipe.data.max_tokens),
-            name=name,
-            means=Means(cores(), recipe.data.timeout, tick, notices),
-        )
+    with world.turn():
+        for name, chosen in samples.items():
+            if observer is not None:
+                observer.on_phase(f"encode {name}", len(chosen))
+            splits[name] = ExampleSet(
+                *(chosen, loaded.ports, policy, transform if name == "train" else None, run.seed),
+                limit=limit,
+                name=name,
+                means=Means(cores(), recipe.data.timeout, tick, notices),
+            )
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
-    loaded.model.to(device)
-    remember_features(recipe, loaded.model, splits, precision, notices, observer, tick)
-    limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
-    stream = None if rows is None else StreamSet(rows, loaded.ports, recipe.run.seed, limit, transform)
+    with world.turn():
+        loaded.model.to(device)
+        remember_features(recipe, loaded.model, splits, precision, notices, observer, tick)
+    stream = None if rows is None else StreamSet(rows, loaded.ports, run.seed, limit, transform)
     prepared = Prepared(
         *(loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices),
         stream=stream,
@@ -163,15 +170,16 @@ def order_of(recipe: Recipe, examples: ExampleSet) -> Order:
     )
 
 
-def course_of(recipe: Recipe, prepared: Prepared) -> Course:
-    """What a run sees step by step."""
+def course_of(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Course:
+    """What a run sees step by step: of several processes, this one's share."""
+    share = Share(world.rank, world.size)
     size, wanted = recipe.train.batch_size, recipe.train.micro_batch
     micro = size if wanted == "auto" else wanted
     if prepared.stream is not None:
         assert prepared.head is not None
-        return Streamed(prepared.stream, prepared.head, size, micro, prepared.policy)
+        return Streamed(prepared.stream, prepared.head, size, micro, prepared.policy, share)
     examples = prepared.splits["train"]
-    return ByNumber(examples, order_of(recipe, examples), micro, prepared.policy)
+    return ByNumber(examples, order_of(recipe, examples), micro, prepared.policy, share)
 
 
 def _learner(recipe: Recipe, words: Words, precision: Precision, notices: Notices) -> tuple[LoadedModel, Any]:

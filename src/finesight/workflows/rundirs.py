@@ -13,7 +13,7 @@ from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
 
 _HARMLESS = (
-    *("description", "log.", "report.", "data.workers", "data.timeout"),
+    *("description", "log.", "report.", "parallel.", "data.workers", "data.timeout"),
     *("run.name", "run.dir", "run.threads"),
 )
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
