@@ -14,9 +14,10 @@ from finesight.core.batch import Batch, Example
 from finesight.core.errors import DataError, Fault, RecipeError
 from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet
+from finesight.data.loading.collate import collate
 from finesight.data.loading.layout import Layout
 from finesight.data.loading.loader import Windows, windows
-from finesight.data.loading.order import Order
+from finesight.data.loading.order import WHOLE, Order, Share
 from finesight.data.loading.stream import StreamSet
 from finesight.data.loading.workers import Workers
 from finesight.data.policy import Policy
@@ -24,6 +25,7 @@ from finesight.data.samples import Access, open_rows
 from finesight.data.sets import source_name
 from finesight.data.stream_rows import Head, StreamRows, look_ahead
 from finesight.runtime.notices import Notices
+from finesight.training.agreement import shows
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -36,7 +38,7 @@ _LOOK = 100
 
 
 class Course(Protocol):
-    """The windows of a run, one a step."""
+    """The windows of a run, one a step, or a process's share of each."""
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -49,7 +51,10 @@ class Course(Protocol):
         """The windows of steps `start` to `stop` (excluded)."""
 
     def first(self) -> tuple[Batch, ...]:
-        """A window as that of step 1, to see what it takes."""
+        """A window as that of step 1, to see what it takes; of all samples, whatever the share."""
+
+    def spare(self, shown: bool | None) -> Batch:
+        """A batch of one sample with pictures or sounds (True), without (False), or of any (None)."""
 
     def some(self, count: int) -> list[Example]:
         """A few examples of the run, of unlike lengths."""
@@ -67,6 +72,7 @@ class ByNumber:
     order: Order
     layout: Layout
     policy: Policy
+    share: Share = WHOLE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -79,13 +85,16 @@ class ByNumber:
 
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return windows(self.examples, self.order, start, stop, self.layout, workers, self.policy)
+        return self._windows(start, stop, workers, self.share)
+
+    def _windows(self, start: int, stop: int, workers: Workers, share: Share) -> Windows:
+        return windows(self.examples, self.order, start, stop, self.layout, workers, self.policy, share)
 
     def first(self) -> tuple[Batch, ...]:
         """The window of step 1; of the largest of the first steps, where they are of unlike sizes."""
         near = range(min(_NEAR, self.steps_per_epoch)) if self.order.budgeted else range(1)
         largest = max(near, key=lambda step: self.examples.lengths[self.order.batch(step)[1]].sum())
-        return next(self.windows(largest, largest + 1, Workers()))
+        return next(self._windows(largest, largest + 1, Workers(), WHOLE))
 
     def some(self, count: int) -> list[Example]:
         """The longest example, and others of the first steps."""
@@ -93,6 +102,19 @@ class ByNumber:
         seen = [self.order.batch(step)[1].tolist() for step in range(min(count, self.steps_per_epoch))]
         chosen = dict.fromkeys([longest, *chain.from_iterable(seen)])
         return list(islice(_usable(self.examples.plain, chosen), count))
+
+    def spare(self, shown: bool | None) -> Batch:
+        """The first sample of the kind."""
+        samples = self.examples.samples
+        for index in range(len(self.examples)):
+            words = samples.words(index)
+            if shown not in (None, bool(words.images or words.sounds)):
+                continue
+            with suppress(DataError):  # told where the sample is used
+                batch = collate([self.examples.plain(index)], self.examples.ports.pad_id)
+                if shown in (None, shows(batch)):
+                    return batch
+        raise _no_spare(shown, samples.origin(0).file, "parallel.strategy")
 
     def counts(self, steps: int) -> dict[str, int]:
         """`samples`, `tokens`, `supervised_tokens` and `positions` (padding among them) of the first `steps` steps;
@@ -124,6 +146,7 @@ class Streamed:
     batch_size: int
     layout: Layout
     policy: Policy
+    share: Share = WHOLE
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -137,7 +160,17 @@ class Streamed:
 
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return self.stream.windows(self.batch_size, start, stop, self.layout, workers, self.policy)
+        return self.stream.windows(
+            self.batch_size, start, stop, self.layout, workers, self.policy, self.share
+        )
+
+    def spare(self, shown: bool | None) -> Batch:
+        """The first row of the stream of the kind, among those that were looked at."""
+        for row in self.head.rows:
+            sample = self.stream.rows.sample(row)
+            if sample is not None and shown in (None, bool(sample.images or sample.sounds)):
+                return self.stream.window_of([row], self.layout, self.policy)[0]
+        raise _no_spare(shown, self.stream.rows.source.reader.file, "data.train.buffer")
 
     def first(self) -> tuple[Batch, ...]:
         """A window of the first rows of the stream."""
@@ -168,6 +201,15 @@ def _usable(make: Callable[[A], B], wanted: Iterable[A]) -> Iterator[B]:
     for one in wanted:
         with suppress(DataError):
             yield make(one)
+
+
+def _no_spare(shown: bool | None, file: str, key: str) -> DataError:
+    kind = {None: "any", True: "a picture or sound", False: "no picture or sound"}[shown]
+    return DataError(
+        f"with fsdp a process needs a row with {kind} to keep step with the others, and finds none in {file}",
+        key,
+        "use `parallel.strategy: ddp`, or put rows of each kind among the first",
+    )
 
 
 def steps_of(recipe: Recipe, course: Course) -> int:
