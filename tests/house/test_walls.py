@@ -177,7 +177,8 @@ def done_on_import(house: House) -> list[str]:
         f"{house.place(module, node.lineno)}: {ast.unparse(node).splitlines()[0]}"
         for module, tree in house.trees.items()
         for node in tree.body
-        if not isinstance(node, DEFINITIONS) and not module.endswith(".__main__")  # it is run, not imported
+        if not isinstance(node, DEFINITIONS)
+        and not module.endswith(".__main__")  # it is run, not imported
         and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         and node not in _type_only(tree)
     ]

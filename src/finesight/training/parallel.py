@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from finesight.core.batch import Batch
-from finesight.training.agreement import Agreed, shows
+from finesight.training.agreement import Agreed, kind_of
 
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 # torch 2.13 renamed it
@@ -25,8 +25,8 @@ _BUFFERS_STAY: Any = {
 Measure = Callable[[Batch], Tensor]
 """Gives the summed loss of a batch."""
 
-Spare = Callable[[bool | None], Batch]
-"""Gives any batch: one with pictures or sounds (True), one without (False), or either (None)."""
+Spare = Callable[[str | None], Batch]
+"""Gives any batch of a kind, as `agreement.kind_of` says; of whichever kind for None."""
 
 Slot = tuple[Batch, bool]
 """A micro-batch, and whether it counts: one that does not keeps the processes in step, with a loss of zero."""
@@ -128,7 +128,7 @@ class Replicated:
 
     def slots(self, window: Sequence[Batch], step: Agreed) -> list[Slot]:
         """All of the window, batches with pictures last; a spare batch where it is empty."""
-        ordered = sorted(window, key=shows)
+        ordered = sorted(window, key=lambda batch: kind_of(batch.inputs))
         return [(batch, True) for batch in ordered] or [(self._spare(None), False)]
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:

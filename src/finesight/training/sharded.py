@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from finesight.core.batch import Batch
-from finesight.training.agreement import Agreed, shows
+from finesight.training.agreement import Agreed, kind_of
 from finesight.training.parallel import Measure, Slot, Spare, added
 
 _NUMBERS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,8 +61,8 @@ def shard(model: nn.Module, precision: str, device: torch.device, reshard: bool 
 class Sharded:
     """FSDP2's part in a step.
 
-    Processes gather the same layers at the same time: each computes as many batches with pictures, and as many without,
-    as the one that has the most; what fills up counts nothing.
+    Processes gather the same layers at the same time: each computes as many batches of a kind (with pictures, with
+    sounds, without) as the one that has the most; what fills up counts nothing.
     """
 
     def __init__(self, model: nn.Module, rank: int, size: int, spare: Spare) -> None:
@@ -76,10 +76,10 @@ class Sharded:
         return measure
 
     def slots(self, window: Sequence[Batch], step: Agreed) -> list[Slot]:
-        """Batches without pictures, then those with them, filled up to the most that a process has of each."""
+        """Batches kind by kind, those without pictures and sounds first, filled up to the most that a process has."""
         filled: list[Slot] = []
-        for kind, most in ((False, step.read), (True, step.shown)):
-            own = [(batch, True) for batch in window if shows(batch) == kind]
+        for kind, most in sorted(step.most.items()):
+            own = [(batch, True) for batch in window if kind_of(batch.inputs) == kind]
             filled += own
             if len(own) < most:
                 filled += [(self._spare(kind), False)] * (most - len(own))

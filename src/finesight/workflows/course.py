@@ -12,9 +12,9 @@ import numpy as np
 from finesight.config.recipe import Recipe
 from finesight.core.batch import Batch, Example
 from finesight.core.errors import DataError, Fault, RecipeError
+from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet
-from finesight.data.loading.collate import collate
 from finesight.data.loading.layout import Layout
 from finesight.data.loading.loader import Windows, windows
 from finesight.data.loading.order import WHOLE, Order, Share
@@ -25,7 +25,7 @@ from finesight.data.samples import Access, open_rows
 from finesight.data.sets import source_name
 from finesight.data.stream_rows import Head, StreamRows, look_ahead
 from finesight.runtime.notices import Notices
-from finesight.training.agreement import shows
+from finesight.training.agreement import kind_of
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -53,8 +53,8 @@ class Course(Protocol):
     def first(self) -> tuple[Batch, ...]:
         """A window as that of step 1, to see what it takes; of all samples, whatever the share."""
 
-    def spare(self, shown: bool | None) -> Batch:
-        """A batch of one sample with pictures or sounds (True), without (False), or of any (None)."""
+    def spare(self, kind: str | None) -> Batch:
+        """A small micro-batch of a kind (`training.agreement.kind_of`), in the run's own form; of any kind for None."""
 
     def some(self, count: int) -> list[Example]:
         """A few examples of the run, of unlike lengths."""
@@ -103,18 +103,18 @@ class ByNumber:
         chosen = dict.fromkeys([longest, *chain.from_iterable(seen)])
         return list(islice(_usable(self.examples.plain, chosen), count))
 
-    def spare(self, shown: bool | None) -> Batch:
-        """The first sample of the kind."""
-        samples = self.examples.samples
-        for index in range(len(self.examples)):
-            words = samples.words(index)
-            if shown not in (None, bool(words.images or words.sounds)):
-                continue
-            with suppress(DataError):  # told where the sample is used
-                batch = collate([self.examples.plain(index)], self.examples.ports.pad_id)
-                if shown in (None, shows(batch)):
-                    return batch
-        raise _no_spare(shown, samples.origin(0).file, "parallel.strategy")
+    def spare(self, kind: str | None) -> Batch:
+        """Of the first samples that make one of the kind."""
+        examples, layout = self.examples, self.layout
+        numbers = (
+            index
+            for index in range(len(examples))
+            if _may_be(kind, examples.samples.words(index), examples.ports)
+        )
+        chosen = _chosen(kind, _usable(examples.plain, numbers))
+        if not chosen:
+            raise _no_spare(kind, examples.samples.origin(0).file, "parallel.strategy")
+        return layout.collate(chosen, examples.ports.pad_id)
 
     def counts(self, steps: int) -> dict[str, int]:
         """`samples`, `tokens`, `supervised_tokens` and `positions` (padding among them) of the first `steps` steps;
@@ -127,7 +127,7 @@ class ByNumber:
         def of(first: int, count: int) -> np.ndarray:
             seen = [order.batch(step)[1] for step in range(first, first + count)]
             chosen = np.concatenate([np.empty(0, dtype=np.int64), *seen])
-            computed = sum(self.layout.positions(sizes[samples]) for samples in seen)
+            computed = sum(self.layout.positions(sizes[samples], self.share.world) for samples in seen)
             return np.array([len(chosen), lengths[chosen].sum(), supervised[chosen].sum(), computed])
 
         if order.varies:
@@ -164,13 +164,12 @@ class Streamed:
             self.batch_size, start, stop, self.layout, workers, self.policy, self.share
         )
 
-    def spare(self, shown: bool | None) -> Batch:
-        """The first row of the stream of the kind, among those that were looked at."""
-        for row in self.head.rows:
-            sample = self.stream.rows.sample(row)
-            if sample is not None and shown in (None, bool(sample.images or sample.sounds)):
-                return self.stream.window_of([row], self.layout, self.policy)[0]
-        raise _no_spare(shown, self.stream.rows.source.reader.file, "data.train.buffer")
+    def spare(self, kind: str | None) -> Batch:
+        """Of the first rows that make one of the kind, among those that were looked at."""
+        chosen = _chosen(kind, self._head())
+        if not chosen:
+            raise _no_spare(kind, self.stream.rows.source.reader.file, "data.train.buffer")
+        return self.layout.collate(chosen, self.stream.ports.pad_id)
 
     def first(self) -> tuple[Batch, ...]:
         """A window of the first rows of the stream."""
@@ -182,8 +181,11 @@ class Streamed:
 
     def some(self, count: int) -> list[Example]:
         """The first examples of the stream."""
+        return list(islice(self._head(), count))
+
+    def _head(self) -> Iterator[Example]:
         made = _usable(lambda row: self.stream.example(row, 0, []), self.head.rows)
-        return list(islice((one for one in made if one is not None), count))
+        return (one for one in made if one is not None)
 
     def counts(self, steps: int) -> dict[str, int]:
         """As many as in the first rows of the stream, in each step."""
@@ -203,10 +205,33 @@ def _usable(make: Callable[[A], B], wanted: Iterable[A]) -> Iterator[B]:
             yield make(one)
 
 
-def _no_spare(shown: bool | None, file: str, key: str) -> DataError:
-    kind = {None: "any", True: "a picture or sound", False: "no picture or sound"}[shown]
+def _may_be(kind: str | None, words: Sample, ports: Ports) -> bool:
+    """Whether a sample, as far as its words tell, is a part of a batch of the kind."""
+    if kind is None:
+        return True
+    has = {"pictures": bool(words.images), "sounds": bool(words.sounds) and ports.sound is not None}
+    return any(has[one] for one in has if one in kind) if kind else not any(has.values())
+
+
+def _chosen(kind: str | None, examples: Iterable[Example]) -> list[Example]:
+    """The first examples that together make a batch of the kind; none where they do not."""
+    wanted, found = set((kind or "").split("+")) - {""}, set[str]()
+    chosen: list[Example] = []
+    for example in examples:
+        has = set(kind_of(example.extras).split("+")) - {""}
+        if kind is None or (not wanted and not has):
+            return [example]
+        if has <= wanted and not has <= found:
+            chosen, found = [*chosen, example], found | has
+        if wanted and found == wanted:
+            return chosen
+    return []
+
+
+def _no_spare(kind: str | None, file: str, key: str) -> DataError:
+    named = "no pictures and no sounds" if kind == "" else (kind or "any").replace("+", " and ")
     return DataError(
-        f"with fsdp a process needs a row with {kind} to keep step with the others, and finds none in {file}",
+        f"with fsdp a process needs a row with {named} to keep step with the others, and finds none in {file}",
         key,
         "use `parallel.strategy: ddp`, or put rows of each kind among the first",
     )

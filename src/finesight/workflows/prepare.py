@@ -141,8 +141,8 @@ def prepare(
         samples = read_splits(recipe.data, run.seed, policy, notices, tick)
     with world.turn():
         loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
-    if recipe.train.packing:
-        PackedRows(loaded.model)  # raises where it is known that it cannot
+        if recipe.train.packing:
+            PackedRows(loaded.model)  # raises where it is known that it cannot
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
     limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
     splits = {}

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import astuple
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,16 @@ class Session:
         self._recipe, self._run, self._prepared, self._checkpoints = recipe, run, prepared, checkpoints
         self._asked, self._observer, self._world = asked, observer, world
         train = recipe.train
-        self._course = course_of(recipe, prepared, world)
-        self._steps = steps_of(recipe, self._course)
+        self._forward = SupervisedForward(prepared.model, prepared.ports.image)
+        with world.turn():
+            self._course = course_of(recipe, prepared, world)
+            self._steps = steps_of(recipe, self._course)
+            if train.packing:  # before the model is in slices, which have numbers of their own
+                try_packing(prepared, self._forward, self._course)
         sliced = world.strategy == "fsdp"
         self._outline = outline(prepared.model, prepared.adapted) if sliced else None
-        engine = engine_of(recipe, prepared, world, self._course.spare)
+        engine = engine_of(recipe, prepared, world, cache(self._course.spare))
         self._optimizer = build_optimizer(prepared.model, train)
-        self._forward = SupervisedForward(prepared.model, prepared.ports.image)
         self._step = Step(
             prepared.model,
             self._forward,
@@ -148,8 +152,6 @@ class Session:
             measure=recipe.evaluation.best_by,
             stop=train.stop,
         )
-        if train.packing and state.step < self._steps:
-            try_packing(prepared, self._forward, self._course)
         self._predict(state)
         if self._observer is not None:
             self._observer.on_phase("train", self._steps)

@@ -148,7 +148,8 @@ class _Drawing:
         self, examples: ExampleSet, order: Order, steps: range, micro_batch: int | Layout, share: Share
     ) -> None:
         self._examples, self._order, self._steps = examples, order, steps
-        self._micro_batch, self._share = micro_batch, share
+        self._layout = Layout(micro_batch) if isinstance(micro_batch, int) else micro_batch
+        self._share = share
 
     def tasks(self, at: At) -> Iterator[int]:
         return iter(self._steps)
@@ -159,8 +160,9 @@ class _Drawing:
         def example(item: int) -> Example:
             return self._examples[divmod(item, len(self._examples))]
 
-        items = self._share.of((looks * len(self._examples) + indices).tolist())
-        return make_window(step, items, example, self, at, self._examples.ports.pad_id, self._micro_batch)
+        own = self._layout.share(self._examples.lengths[indices], self._share)
+        items = (looks * len(self._examples) + indices)[own].tolist()
+        return make_window(step, items, example, self, at, self._examples.ports.pad_id, self._layout)
 
     def origin(self, item: int) -> Origin:
         return self._examples.samples.origin(item % len(self._examples))
