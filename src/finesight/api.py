@@ -65,9 +65,10 @@ def inspect(
     """See what the model will see, and every row that is wrong, as `finesight inspect` does.
 
     All rows are read, or `rows` of each source; `samples` (numbers from 1) or `ids` of `split` are shown, else `show`
-    at random; of a recipe with stages the data of `stage`, if named. Returns what the command prints with `--json`: what `summary.json` holds, such as `rows`, `samples`,
-    `faults` and `stops` (whether training would stop), and `shown` and `files`. Raises a FinesightError where the
-    recipe, its sources or its model cannot be opened, and never for a faulty row.
+    at random; of a recipe with stages the data of `stage`, if named. Returns what the command prints with `--json`:
+    what `summary.json` holds, such as `rows`, `samples`, `faults` and `stops` (whether training would stop), and
+    `shown` and `files`. Raises a FinesightError where the recipe, its sources or its model cannot be opened, and never
+    for a faulty row.
     """
     places = [None if place is None else Path(place) for place in (out, tensors)]
     found = _inspect(
