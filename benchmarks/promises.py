@@ -1,6 +1,6 @@
 """What recipes promise: scores on what was never seen, above what needs no learning, in so many seconds.
 
-    python -m benchmarks.promises quickstart --seeds 7 8 9   # trains each, writes benchmarks/results/quickstart-DATE.json
+    python -m benchmarks.promises quickstart --seeds 7 8 9   # trains each, and writes results/quickstart-DATE.json
     python -m benchmarks.promises things --seeds 7 8 9
     python -m benchmarks.promises quickstart --check runs/quickstart   # what CI asks of the one seed that it trains
 

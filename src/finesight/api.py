@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from finesight.config.load import load_recipe, parse_recipe
+from finesight.config.load import inspected_stage, load_recipe, parse_recipe
 from finesight.config.loading import Numbers, load_of
 from finesight.config.recipe import Recipe
 from finesight.config.sources import Source
@@ -52,6 +52,7 @@ def inspect(
     samples: Sequence[int] = (),
     ids: Sequence[str] = (),
     split: str | None = None,
+    stage: str | None = None,
     show: int = 3,
     rows: int | None = None,
     jobs: int | None = None,
@@ -64,13 +65,14 @@ def inspect(
     """See what the model will see, and every row that is wrong, as `finesight inspect` does.
 
     All rows are read, or `rows` of each source; `samples` (numbers from 1) or `ids` of `split` are shown, else `show`
-    at random. Returns what the command prints with `--json`: what `summary.json` holds, such as `rows`, `samples`,
-    `faults` and `stops` (whether training would stop), and `shown` and `files`. Raises a FinesightError where the
-    recipe, its sources or its model cannot be opened, and never for a faulty row.
+    at random; of a recipe with stages the data of `stage`, if named. Returns what the command prints with `--json`:
+    what `summary.json` holds, such as `rows`, `samples`, `faults` and `stops` (whether training would stop), and
+    `shown` and `files`. Raises a FinesightError where the recipe, its sources or its model cannot be opened, and never
+    for a faulty row.
     """
     places = [None if place is None else Path(place) for place in (out, tensors)]
     found = _inspect(
-        _checked(recipe, overrides),
+        inspected_stage(_checked(recipe, overrides), stage),
         samples=samples,
         ids=ids,
         split=split,

@@ -38,12 +38,10 @@ def _logits(made: Body) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("blip", {"targets": {"vision_tower": "attention", "language_model": "all_linear"}}),
         ("t5", {"save": ("embeddings",), "targets": "attention"}),
         ("gpt2", {"rank": 4, "rslora": True}),
         ("vision-encoder-decoder", {"dora": True, "targets": {"vision_tower": "attention"}}),
         ("qwen2_vl", {"targets": {"vision_tower": "all_linear", "projector": "all_linear"}, "bias": "all"}),
-        ("git", {"targets": "all_linear"}),
     ],
 )
 def test_learned_saved_loaded_and_merged(name: str, settings: dict[str, Any], tmp_path: Path) -> None:

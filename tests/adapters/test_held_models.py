@@ -259,6 +259,9 @@ def test_what_does_not_go_together(
     assert "max_memory" in refused(spread=True, max_memory={"cpu": "much"})
     assert "max_memory" in refused(spread=True, max_memory={"cuda": "1GB"})
     assert "quantize" in refused(quantize="int3")
+    assert "there is no gpu99" in refused(spread=True, max_memory={"gpu99": "1GB"})
+    whole = find_model(str(finished_run), Reading(load=Load(spread=True), device="cpu")).loaded.model
+    assert not is_spread(whole) and set(placement(whole)) == {"cpu"}, "it fits"
     last = finished_run / "checkpoints" / (finished_run / "checkpoints" / "last").read_text().strip()
     with pytest.raises(ModelError, match="a checkpoint holds a whole model"):
         api.load_model(last, spread=True)

@@ -18,6 +18,7 @@ import typer
 from finesight import __version__
 from finesight.cli.main import COMMANDS, run
 from finesight.config.load import recipe_text
+from finesight.config.loading import Load
 from finesight.core.errors import Fault, Interrupted, RecipeError
 
 START = "from finesight.cli.main import main; main()"
@@ -293,7 +294,7 @@ def test_generate_prints_one_answer_a_line(workflow: Any, capsys: pytest.Capture
     calls = workflow("generate", "generate", answers)
     words = ["generate", "runs/q", "--image", "a.png", "?", "--image", "b.png", "--device", "cpu"]
     assert run(words) == 0
-    settings = {"audio": None, "speech_model": None, "device": "cpu"}
+    settings = {"audio": None, "speech_model": None, "device": "cpu", "load": Load()}
     assert calls == [(("runs/q", [Path("a.png"), Path("b.png")], "?"), settings)]
     assert capsys.readouterr().out == "a.png: red\nb.png: blue\n"
     assert run([*words, "--json"]) == 0

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import chain, groupby, pairwise
+from itertools import chain, groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -267,12 +267,14 @@ def hostile(folder: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
 )
-def test_bombs_cost_little(tmp_path: Path) -> None:
+def test_bombs_cost_little(tmp_path: Path, proof_factor: int) -> None:
     """T33: each is refused, in at most two more seconds and 128 MiB more than a harmless table costs."""
     (tmp_path / "ok").mkdir()
     _, source = png_file(tmp_path / "ok")
     recipes = [recipe_of(tmp_path / "ok", source)]
     named = hostile(tmp_path / "bombs")
+    if proof_factor == 1:  # the others cost what their neighbours do
+        named = dict(islice(named.items(), 0, None, 3))
     for number, bomb in enumerate(named.values()):
         (tmp_path / str(number)).mkdir()
         recipes.append(recipe_of(tmp_path / str(number), bomb))

@@ -82,8 +82,9 @@ def test_inspection_shows_them(heard: Path, capsys: pytest.CaptureFixture[str]) 
 
 def _short(rows: Path, folder: Path) -> dict[str, Any]:
     mapping = tone_mapping(rows, folder)
-    mapping["train"] |= {"max_steps": 6}
-    mapping["evaluation"] |= {"every": 4, "max_samples": 3}
+    mapping["data"]["train"]["max_samples"] = 24
+    mapping["train"] |= {"max_steps": 4, "batch_size": 6}
+    mapping["evaluation"] |= {"every": 4, "max_samples": 2}
     return mapping
 
 
@@ -98,7 +99,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
         raise Interrupted("stopped", "here", "go on")
 
     with pytest.raises(Interrupted):
-        train(recipe, observer=Watcher("step", 5, stop))
+        train(recipe, observer=Watcher("step", 2, stop))
     train(recipe, resume=True)
     ours, theirs = essence(tmp_path / "run"), essence(tmp_path / "whole")
     for name in ours:

@@ -216,3 +216,17 @@ def test_sizes_that_do_not_go_together_are_an_error_of_the_recipe() -> None:
     with pytest.raises(FinesightError, match="no blip can be made of these sizes") as caught:
         fresh_model(fresh_config(fresh, processor), 7)
     assert caught.value.faults[0].where == "model.fresh.config"
+
+
+def test_the_data_of_a_stage_are_inspected(tiny_data: Path, tmp_path: Path) -> None:
+    mapping = tiny_mapping(tiny_data, tmp_path / "run")
+    few = {**mapping["data"]["train"], "max_samples": 3}
+    mapping["stages"] = [
+        {"name": "one", "set": {}},
+        {"name": "two", "set": {"adapter": {"rank": 2}, "data": {"train": few}}},
+    ]
+    whole, own = (fs.inspect(mapping, stage=stage)["splits"]["train"]["samples"] for stage in (None, "two"))
+    assert own < 4 <= whole
+    with pytest.raises(RecipeError, match="no stage is called `three`") as caught:
+        fs.inspect(mapping, stage="three")
+    assert caught.value.faults[0].mend == "its stages are one, two"

@@ -33,6 +33,9 @@ _Ids = Annotated[
     typer.Option("--id", metavar="ID", help="Show the sample of this id; may be given again."),
 ]
 _Split = Annotated[str | None, typer.Option(help="The split whose samples are shown: train, val or test.")]
+_Stage = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The stage whose data are shown, of a recipe with stages.")
+]
 _Show = Annotated[
     int, typer.Option(min=0, metavar="N", help="Samples to show, drawn at random, where none is named.")
 ]
@@ -64,6 +67,7 @@ def inspect(
     samples: _Samples = None,
     ids: _Ids = None,
     split: _Split = None,
+    stage: _Stage = None,
     show: _Show = 3,
     rows: _Rows = None,
     jobs: _Jobs = None,
@@ -89,10 +93,10 @@ def inspect(
     All rows are read, their pictures decoded and their words encoded for the model, whose weights are not needed.
     Exit status 2 where a row is faulty and the recipe says `on_bad_row: stop`.
     """
-    from finesight.config.load import load_recipe
+    from finesight.config.load import inspected_stage, load_recipe
 
     found = _found(
-        load_recipe(recipe, overrides or ()),
+        inspected_stage(load_recipe(recipe, overrides or ()), stage),
         json,
         {"samples": samples or (), "ids": ids or (), "split": split, "show": show, "rows": rows}
         | {"jobs": jobs, "out": out, "pictures": pictures, "tensors": tensors},

@@ -59,6 +59,25 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
     return found
 
 
+def inspected_stage(recipe: Recipe, name: str | None) -> Recipe:
+    """A recipe with the data of one of its stages, and with the model that its first stage begins with.
+
+    A later stage begins with a trained model that may not be there yet, and reads and writes words as the first does.
+    Raises RecipeError where no stage has this name.
+    """
+    if name is None:
+        return recipe
+    names = [stage.name for stage in recipe.stages]
+    if name not in names:
+        told = f"its stages are {', '.join(names)}" if names else "it has no stages"
+        raise RecipeError(f"no stage is called `{name}`", "--stage", f"{told}")
+    first, *_ = stages = stage_recipes(recipe)
+    chosen = stages[names.index(name)].model_dump(mode="json", exclude_none=True)
+    model = first.model_dump(mode="json", exclude_none=True)["model"]
+    without = {key: value for key, value in chosen.items() if key != "adapter"}
+    return parse_recipe({**without, "model": model}, f"stage `{name}`")
+
+
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out; reading it gives an equal recipe."""
     return write(recipe.model_dump(mode="json", exclude_none=True))

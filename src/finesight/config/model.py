@@ -139,13 +139,14 @@ class Model(Section):
     scratch: Scratch | None = None
     """Every size of a model with random weights."""
     pretrained: str | None = None
-    """A run, its `model/` or `adapter/`, a checkpoint, or a folder or hub id of a model that `transformers` loads."""
+    """A run, its `model/` or `adapter/`, a checkpoint, or a folder or hub id of a model that `transformers` loads or of
+    an adapter of `peft`."""
     fresh: Fresh | None = None
     """A captioner or text model of a known type with random weights."""
     compose: Compose | None = None
     """A vision encoder, a projector and a language model put together, each pretrained or with random weights."""
     revision: str | None = None
-    """With a hub id: the commit, branch or tag that is read."""
+    """With a hub id: the commit, branch or tag that is read; an adapter names that of its base itself."""
     trust_remote_code: Switch = False
     """Run the code that lies beside the weights, with all rights that you have: only where you have read it. From the
     hub it needs a `revision` that is a commit (40 hexadecimal digits), so that nobody can change it afterwards."""

@@ -1,6 +1,5 @@
 """Models of any family, from folders that `transformers` wrote, or from a hub id of the same layout."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from finesight.core.errors import ModelError
 from finesight.core.ports import Ports
 from finesight.models.compose.sources import check_composed, know_composed
 from finesight.models.kinds import auto_class
+from finesight.models.parts import keep_fixed
 from finesight.models.ports import ports_of
 from finesight.models.processors import read_processor
 from finesight.models.quantize import keep_differentiable, quantization
@@ -123,19 +123,6 @@ def load_model(
         keep_differentiable(model)
     ports = ports_of(processor, config, place)
     return LoadedModel(model, processor, replace(ports, said=(*ports.said, *said)))
-
-
-def keep_fixed(model: Any) -> None:
-    """Let nothing learn that the model's own class holds fixed, such as Whisper's table of sines.
-
-    `transformers` forgets it while it loads weights.
-    """
-    with torch.device("meta"):
-        outline = type(model)(copy.deepcopy(model.config))
-    fixed = {name for name, parameter in outline.named_parameters() if not parameter.requires_grad}
-    for name, parameter in model.named_parameters():
-        if name in fixed:
-            parameter.requires_grad_(False)
 
 
 def _numbers(place: str, config: Any, reading: Reading) -> BitsAndBytesConfig | None:

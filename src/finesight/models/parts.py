@@ -1,11 +1,13 @@
 """The named parts of a model: what can be frozen, wrapped and counted."""
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from finesight.config.model import PartName
@@ -150,6 +152,19 @@ def freeze(model: nn.Module, parts: Sequence[PartName]) -> list[str]:
             "every part is frozen, so nothing can learn", "model.freeze", "leave one part out of the list"
         )
     return sorted(unused)
+
+
+def keep_fixed(model: Any) -> None:
+    """Let nothing learn that the model's own class holds fixed, such as Whisper's table of sines.
+
+    `transformers` forgets it while it loads weights.
+    """
+    with torch.device("meta"):
+        outline = type(model)(copy.deepcopy(model.config))
+    fixed = {name for name, parameter in outline.named_parameters() if not parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
 
 
 def count(model: nn.Module) -> dict[str, PartCount]:

@@ -43,8 +43,9 @@ def spreading(load: Load, device: str | None) -> Iterator[dict[str, Any]]:
         )
     # it would tell in its own words what `placement` tells; docs/models.md says what that costs
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+    memory = _memory(load, device)
     folder = Path(tempfile.mkdtemp(prefix="finesight-offload-"))
-    told = {"device_map": "auto", "max_memory": _memory(load, device), "offload_folder": str(folder)}
+    told = {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder)}
     try:
         with warnings.catch_warnings():
             # of single tensors beside layers, which have a place, too
@@ -67,8 +68,19 @@ def keep_folder(model: nn.Module, spread: Mapping[str, Any]) -> None:
 
 
 def _memory(load: Load, device: str | None) -> dict[int | str, int] | None:
-    """Bytes a device, by the names of `accelerate`; None where it finds them out itself."""
+    """Bytes a device, by the names of `accelerate`; None where it finds them out itself.
+
+    Raises ModelError for a GPU that is not there.
+    """
     if load.max_memory:
+        gpus = torch.cuda.device_count()
+        absent = [name for name in load.sizes if name.startswith("gpu") and int(name[3:]) >= gpus]
+        if absent:
+            raise ModelError(
+                f"there is no {', no '.join(absent)}",
+                "max_memory",
+                f"this machine has {gpus} GPUs: name those, or cpu",
+            )
         sizes = load.sizes.items()
         return {int(name[3:]) if name.startswith("gpu") else name: size for name, size in sizes}
     if device == "cpu":

@@ -3,6 +3,7 @@
 This file and all of `adapters/` are imported where there is an adapter: loading `peft` takes seconds.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,15 @@ def _check_form(config: Any, quantize: Quantize | None, model: Any, folder: Path
 
 
 def _at_its_revision(known: Base, reading: Reading) -> Reading:
-    """Read the base of an adapter as it was when the adapter was trained; `reading` is the adapter's own."""
-    return replace(reading, revision=None if Path(known.place).is_dir() else known.revision)
+    """Read the base of an adapter as it was when the adapter was trained; `reading` is the adapter's own.
+
+    Of a base on the hub, code is run only at a commit: an adapter may name anything.
+    """
+    if Path(known.place).is_dir():
+        return replace(reading, revision=None)
+    pinned = re.fullmatch(r"[0-9a-f]{40}", known.revision or "") is not None
+    trusted = reading.trust_remote_code and pinned
+    return replace(reading, revision=known.revision, trust_remote_code=trusted)
 
 
 def open_merged(folder: Path, checkpoint: Path | None, notices: Notices) -> LoadedModel:

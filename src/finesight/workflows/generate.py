@@ -131,7 +131,7 @@ def _read(path: Path, kind: str) -> bytes:
 
 
 def _sample(
-    path: Path, picture: bytes | None, heard: str | None, question: str | None, sound: Audio | None
+    path: Path, picture: bytes | None, heard: str | None, question: str | None, sound: Audio | None = None
 ) -> Sample:
     parts: tuple[Part, ...] = (
         *([] if picture is None else [Image(picture)]),

@@ -215,6 +215,16 @@ def test_answers_together_are_as_alone(loaded: LoadedModel, beams: int) -> None:
     assert torch.allclose(answered(asks), torch.cat([answered([one]) for one in asks]), atol=1e-4)
 
 
+def test_each_row_keeps_its_sounds_where_rows_are_repeated(loaded: LoadedModel) -> None:
+    asks = [asked(one, loaded.ports) for one in (SAMPLES[3], SAMPLES[2], SAMPLES[1])]
+    inputs = collate_prompts(*zip(*asks, strict=True), loaded.ports.pad_id)
+    first, second, third = inputs["input_features"]
+    _, made = loaded.model._expand_inputs_for_generation(expand_size=2, **inputs)
+    assert torch.equal(made["input_features"], torch.stack([first, second, first, second, third, third]))
+    lengths = made["input_features_mask"].sum(-1).tolist()
+    assert lengths == [4, 100, 4, 100, 90, 90]
+
+
 def test_inspection_names_them(loaded: LoadedModel) -> None:
     found = pieces(encode(SAMPLES[3], loaded.ports), loaded.ports)
     told = [(piece.kind, piece.count) for piece in found if piece.kind in ("picture", "sound")]

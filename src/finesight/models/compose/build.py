@@ -27,6 +27,7 @@ from finesight.models.compose.projector import draw_projector, load_projector
 from finesight.models.compose.sources import know_composed
 from finesight.models.compose.templates import AUDIO, chat_template
 from finesight.models.compose.vision import Encoder, open_encoder
+from finesight.models.parts import keep_fixed
 from finesight.models.scratch import IMAGE, PAD, tokenizer_of
 
 _AUTO = {
@@ -256,6 +257,7 @@ def build_model(parts: Parts, processor: LlavaProcessor, seed: int) -> LlavaForC
     if config.tie_word_embeddings:
         model.lm_head.weight = words.decoder.get_input_embeddings().weight
     model.eval()
+    keep_fixed(model)
     _same_logits(model, ids, alone, parts)
     model.generation_config = GenerationConfig(
         eos_token_id=processor.tokenizer.eos_token_id,

@@ -159,6 +159,10 @@ def _measured(part: VisionPart, config: Any, size: int) -> tuple[int, int, int, 
     places, width = features.shape[1:]
     patch = config.to_dict().get("patch_size")
     grid = size // patch if isinstance(patch, int) else math.isqrt(places)
+    if grid < 1:
+        raise ModelError(
+            f"a picture of {size} pixels is smaller than a patch of {patch}", _WHERE, "raise `image_size`"
+        )
     prefix = places - grid * grid
     if prefix < 0:
         raise ModelError(
