@@ -85,7 +85,7 @@ def tiny_mapping(data: Path, folder: Path, /, **sections: Mapping[str, Any]) -> 
         "report": {"pictures": 2},
     }
     for name, values in sections.items():
-        mapping[name] = {**mapping[name], **values}
+        mapping[name] = {**mapping.get(name, {}), **values}
     return copy.deepcopy(mapping)
 
 

@@ -28,6 +28,7 @@ FLOORS = {
     "serving": 6,
     "cli": 7,
     "api": 7,
+    "__main__": 8,  # what `python -m finesight` starts: the command line, and nothing else
 }
 """Floor of each room. `finesight` itself holds the version alone, and stands below all."""
 
@@ -177,6 +178,7 @@ def done_on_import(house: House) -> list[str]:
         for module, tree in house.trees.items()
         for node in tree.body
         if not isinstance(node, DEFINITIONS)
+        and not module.endswith(".__main__")  # it is run, not imported
         and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         and node not in _type_only(tree)
     ]

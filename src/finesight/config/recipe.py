@@ -8,6 +8,7 @@ from finesight.config.adapter import Adapter
 from finesight.config.base import Inconsistent, Section
 from finesight.config.data import Data
 from finesight.config.model import Model
+from finesight.config.parallel import Parallel
 from finesight.config.stages import Stage
 from finesight.config.train import Evaluation, Generation, Log, Report, Train
 
@@ -44,6 +45,8 @@ class Recipe(Section):
     """What is learned from, validated on and tested on."""
     train: Train
     """How the model learns."""
+    parallel: Parallel = Parallel()
+    """How several processes share the work."""
     evaluation: Evaluation = Evaluation()
     """What is measured, and when."""
     generation: Generation = Generation()

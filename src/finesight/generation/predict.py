@@ -13,7 +13,7 @@ from transformers import GenerationConfig, GenerationMixin
 
 from finesight.config.train import Generation
 from finesight.core.batch import Extra
-from finesight.core.errors import DataError
+from finesight.core.errors import DataError, FinesightError
 from finesight.core.ports import Ports
 from finesight.core.prediction import Prediction
 from finesight.core.sample import Sample
@@ -23,6 +23,8 @@ from finesight.data.loading.loader import Told, tell
 from finesight.models.decoding import decoding
 from finesight.models.forward import float_pictures
 from finesight.models.spread import answering, input_device
+from finesight.runtime.distributed import ALONE, World
+from finesight.runtime.signals import StopAsked
 from finesight.training.step import evaluating
 
 Asked = tuple[np.ndarray, Mapping[str, Extra]]
@@ -73,8 +75,12 @@ def predict(
     limit: int | None = None,
     tick: Callable[[int], object] | None = None,
     policy: Told | None = None,
+    world: World = ALONE,
 ) -> list[Prediction]:
     """Answer each sample once (the first `limit` of them); each part of the model is left in the mode it was in.
+
+    Several processes share the samples as they would be grouped in one; the first of them gets all predictions, the
+    others none.
 
     `tick` is called with the number of finished samples, and may raise to stop. A sample that turns out to be bad has
     no prediction where `policy`, which is told of it, does not raise; without a policy it is raised.
@@ -83,28 +89,40 @@ def predict(
     count = len(examples) if limit is None else min(limit, len(examples))
     order = np.argsort(examples.lengths[:count], kind="stable").tolist()
     answers: dict[int, str] = {}
+    failed: Exception | None = None
     done = 0
-    with evaluating(model):
-        for chosen in _groups(order, batch_size):
-            told = {index: found for index in chosen if (found := _asked(examples, index, policy))}
-            for some in _together(told, examples.ports.pads):
-                prompts, extras = zip(*(told[index] for index in some), strict=True)
-                answers |= dict(
-                    zip(some, answer(model, examples.ports, prompts, extras, config), strict=True)
-                )
-            done += len(chosen)
-            if tick is not None:
-                tick(done)
+    try:
+        with evaluating(model):
+            for chosen in list(_groups(order, batch_size))[world.rank :: world.size]:
+                told = {index: found for index in chosen if (found := _asked(examples, index, policy))}
+                answers |= _answered(model, examples.ports, told, config)
+                done += len(chosen)
+                if tick is not None:
+                    tick(min(count, done * world.size))
+    except (FinesightError, StopAsked) as error:
+        failed = error
+    world.together(error=failed)
+    if world.size > 1:
+        shares = world.to_first(list(answers.items()))
+        answers = {index: text for share in shares for index, text in share} if world.first else {}
     return [_prediction(examples, index, answers[index]) for index in sorted(answers)]
+
+
+def _answered(
+    model: Any, ports: Ports, told: Mapping[int, Asked], config: GenerationConfig
+) -> dict[int, str]:
+    """Answers to what was asked, by number."""
+    answers: dict[int, str] = {}
+    for some in _together(told, ports.pads):
+        prompts, extras = zip(*(told[index] for index in some), strict=True)
+        answers |= dict(zip(some, answer(model, ports, prompts, extras, config), strict=True))
+    return answers
 
 
 def answer_all(model: Any, ports: Ports, samples: Sequence[Sample], config: GenerationConfig) -> list[str]:
     """Answers to some samples, in their order; raises DataError for one that the model cannot be asked with."""
     told = {index: asked(sample, ports) for index, sample in enumerate(samples)}
-    answers: dict[int, str] = {}
-    for some in _together(told, ports.pads):
-        prompts, extras = zip(*(told[index] for index in some), strict=True)
-        answers |= dict(zip(some, answer(model, ports, prompts, extras, config), strict=True))
+    answers = _answered(model, ports, told, config)
     return [answers[index] for index in range(len(samples))]
 
 

@@ -9,6 +9,10 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class StopAsked(Exception):
+    """Raised inside an evaluation, or a wait for data, when the run was asked to stop."""
+
+
 class StopFlag:
     """Set by a signal; a second signal changes nothing."""
 

@@ -9,13 +9,13 @@ from finesight.config.train import Stop
 from finesight.core.batch import Batch
 from finesight.core.errors import FinesightError, Interrupted
 from finesight.core.events import EvaluationReport, Observer, StepReport
+from finesight.runtime.control import Lost
+from finesight.runtime.distributed import ALONE, World
+from finesight.runtime.signals import StopAsked
+from finesight.training.agreement import Agreed, agreed, facts_of
 from finesight.training.schedule import Schedule
 from finesight.training.step import Step
 from finesight.training.stopping import Best
-
-
-class StopAsked(Exception):
-    """Raised inside an evaluation, or a wait for data, when the run was asked to stop."""
 
 
 class Saver(Protocol):
@@ -34,12 +34,12 @@ class Seen:
     supervised_tokens: int = 0
     positions: int = 0
 
-    def add(self, window: Sequence[Batch]) -> None:
-        """Count a step's batches."""
-        self.samples += sum(len(batch.ids) for batch in window)
-        self.tokens += sum(batch.tokens for batch in window)
-        self.supervised_tokens += sum(batch.supervised for batch in window)
-        self.positions += sum(batch.positions for batch in window)
+    def add(self, step: Agreed) -> None:
+        """Count a step."""
+        self.samples += step.samples
+        self.tokens += step.tokens
+        self.supervised_tokens += step.supervised
+        self.positions += step.positions
 
 
 @dataclass
@@ -91,7 +91,8 @@ class Loop:
     """One run over `windows`, which begin after `state.step` finished steps.
 
     `evaluate` gives the scores of the validation samples by name (None: there are none); `asked` tells whether the run
-    was asked to stop from outside.
+    was asked to stop from outside. Where a `world` of several processes trains, each has its share of the windows, its
+    own `asked`, and the rest in common: whatever one of them meets, all of them do the same next.
     """
 
     step: Step
@@ -101,6 +102,7 @@ class Loop:
     save: Saver
     observers: Sequence[Observer]
     asked: Callable[[], bool]
+    world: World = ALONE
 
     def run(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> None:
         """Train to the end, or raise Interrupted once everything is saved."""
@@ -108,13 +110,10 @@ class Loop:
         while True:
             improved = self._evaluate_when_due(state)
             done = state.step >= times.steps or self._out_of_patience(state)
-            asked = self.asked()
-            if improved or done or asked or self._due(state, times.save_every):
+            if improved or done or self._due(state, times.save_every):
                 self.save(state.saved(), state.step, improved)
             if done:
                 return
-            if asked:
-                raise interrupted(state.step, times.steps)
             report = self._next(windows, state)
             for observer in self.observers:
                 observer.on_step(report)
@@ -136,7 +135,7 @@ class Loop:
         try:
             values = self.evaluate()
         except (StopAsked, FinesightError) as error:
-            raise self._left(error, state) from error.__cause__
+            raise self._left(StopAsked() if self.asked() else error, state) from error.__cause__
         threshold = times.stop.threshold if times.stop else 0.0
         value = float(state.step) if times.measure == "last" else values[times.measure]
         improved = state.best.update(times.measure, value, state.step, threshold)
@@ -147,16 +146,27 @@ class Loop:
             observer.on_evaluation(report)
         return improved
 
-    def _wait(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> tuple[Batch, ...]:
+    def _wait(
+        self, windows: Iterator[tuple[Batch, ...]], state: LoopState
+    ) -> tuple[tuple[Batch, ...], Agreed]:
+        """This process's share of the next step, once all processes have theirs and know of each other's."""
+        window: tuple[Batch, ...] = ()
+        failed: StopAsked | FinesightError | None = None
         try:
-            return next(windows)
+            if self.asked():
+                raise StopAsked
+            window = next(windows)
+        except (StopAsked, FinesightError) as error:
+            failed = StopAsked() if self.asked() else error  # who asks to stop may end workers, too
+        try:
+            return window, agreed(self.world.together(facts_of(window), failed))
         except (StopAsked, FinesightError) as error:
             raise self._left(error, state) from error.__cause__
 
     def _left(self, error: StopAsked | FinesightError, state: LoopState) -> FinesightError:
         """What is told of a wait or a measurement that was broken off, once everything is saved."""
         self.save(state.saved(), state.step, False)
-        if isinstance(error, StopAsked) or self.asked():  # who asks to stop may end workers, too
+        if isinstance(error, StopAsked):
             return interrupted(state.step, self.timetable.steps)
         *others, last = error.faults
         saved = f"what was learned in {state.step} steps is saved: --resume goes on from there"
@@ -165,14 +175,18 @@ class Loop:
 
     def _next(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> StepReport:
         began = time.perf_counter()
-        window = self._wait(windows, state)
+        window, step = self._wait(windows, state)
         waited = time.perf_counter() - began
         number = state.step + 1
         rate = self.schedule.rate(number)
-        result = self.step(window, number, rate)
+        try:
+            with self.world.telling():
+                result = self.step(window, number, rate, step)
+        except Lost as error:  # before the update: the weights are those of the step before
+            raise self._left(error, state) from error.__cause__
         total = time.perf_counter() - began
         state.step, state.seconds, state.loss = number, state.seconds + total, result.loss
-        state.seen.add(window)
+        state.seen.add(step)
         phases = {
             "data": waited,
             "forward": result.forward,
@@ -186,12 +200,12 @@ class Loop:
             loss=result.loss,
             lr=rate,
             grad_norm=result.grad_norm,
-            samples=sum(len(batch.ids) for batch in window),
-            tokens=sum(batch.tokens for batch in window),
-            supervised_tokens=sum(batch.supervised for batch in window),
+            samples=step.samples,
+            tokens=step.tokens,
+            supervised_tokens=step.supervised,
             seconds={**phases, "total": total},
-            ids=tuple(name for batch in window for name in batch.ids),
-            positions=sum(batch.positions for batch in window),
+            ids=step.ids,
+            positions=step.positions,
         )
 
 

@@ -1,4 +1,7 @@
-"""Weights and optimizer state as named tensors, and back; exact to the bit."""
+"""Weights and optimizer state as named tensors, and back; exact to the bit.
+
+Where a model is in slices, all processes call these together; each gets, and gives, whole tensors.
+"""
 
 from collections.abc import Mapping
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finesight.core.errors import RunError
+from finesight.training.sharded import like, whole_tensor
 
 
 def model_tensors(module: nn.Module, learned: bool = False) -> dict[str, Tensor]:
@@ -13,14 +17,14 @@ def model_tensors(module: nn.Module, learned: bool = False) -> dict[str, Tensor]
 
     With `learned`, the parameters that learn alone: the others are those of a base model that is saved elsewhere.
     """
-    return {name: value.detach().cpu() for name, value in _own(module, learned).items()}
+    return {name: whole_tensor(value.detach()).cpu() for name, value in owned(module, learned).items()}
 
 
 def restore_model(
     module: nn.Module, tensors: Mapping[str, Tensor], where: str, learned: bool = False
 ) -> None:
     """Copy saved values into a module; raises RunError where names or shapes differ. `learned` as they were saved."""
-    own = _own(module, learned)
+    own = owned(module, learned)
     _same_names(own, tensors, where)
     with torch.no_grad():
         for name, value in tensors.items():
@@ -30,10 +34,11 @@ def restore_model(
                     where,
                     "use the recipe that this was saved with",
                 )
-            own[name].copy_(value)
+            own[name].copy_(like(value, own[name]))
 
 
-def _own(module: nn.Module, learned: bool) -> dict[str, Tensor]:
+def owned(module: nn.Module, learned: bool) -> dict[str, Tensor]:
+    """What a checkpoint holds of a model, as it is in the model; with `learned`, what learns alone."""
     if learned:
         return {name: value for name, value in module.named_parameters() if value.requires_grad}
     persistent = module.state_dict(keep_vars=True)
@@ -47,7 +52,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
-                flat[f"{name}/{key}"] = value.detach().cpu()
+                flat[f"{name}/{key}"] = whole_tensor(value.detach()).cpu()
     return flat
 
 
@@ -65,8 +70,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
                 f"the saved optimizer knows `{name}`, which does not learn here", where, "use the same recipe"
             )
         # AdamW's step counter stays on the CPU unless the optimizer is fused on the parameter's device
-        device = parameters[name].device
-        optimizer.state[parameters[name]][state] = value.to(device).clone()
+        parameter = parameters[name]
+        moved = value.to(parameter.device).clone()
+        optimizer.state[parameter][state] = like(moved, parameter) if value.ndim else moved
 
 
 def _same_names(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:

@@ -1,7 +1,8 @@
 """One optimizer update: the mathematics of training, without time, files or data.
 
 A window is the micro-batches of one step. Every supervised token of it weighs the same, whichever micro-batch it is in:
-the loss is the sum of cross-entropies over the window divided once by the window's number of supervised tokens.
+the loss is the sum of cross-entropies over the windows of all processes, divided once by their number of supervised
+tokens.
 """
 
 import math
@@ -9,13 +10,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from finesight.core.batch import IGNORE, Batch
-from finesight.core.errors import TrainingError
+from finesight.core.errors import FinesightError, TrainingError
+from finesight.runtime.distributed import ALONE, World
+from finesight.runtime.signals import StopAsked
+from finesight.training.agreement import Agreed, agreed, facts_of
+from finesight.training.parallel import Engine, Measure, Single
 from finesight.training.precision import Precision
 
 Forward = Callable[[Batch], Tensor]
@@ -42,8 +48,8 @@ def loss_sum(logits_NV: Tensor, targets: Tensor) -> Tensor:
 class Step:
     """One update of the parameters in `optimizer` from one window.
 
-    `seed` makes the step's random draws (dropout) a function of (seed, step number), so that a resumed run needs no
-    saved generator state.
+    `seed` makes the step's random draws (dropout) a function of (seed, step number, process), so that a resumed run
+    needs no saved generator state. `engine` does what concerns the other processes.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Step:
         clip: float,
         seed: int,
         device: torch.device,
+        engine: Engine | None = None,
     ) -> None:
         self.module, self.optimizer, self.scaler = module, optimizer, precision.scaler()
         self._forward, self._precision, self._clip, self._seed, self._device = (
@@ -65,38 +72,56 @@ class Step:
             device,
         )
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._engine: Engine = engine or Single()
+        self._measure: Measure | None = None
 
-    def __call__(self, window: Sequence[Batch], number: int, lr: float) -> StepResult:
+    def __call__(
+        self, window: Sequence[Batch], number: int, lr: float, step: Agreed | None = None
+    ) -> StepResult:
         """Learn from one window as step `number` (from 1); raises TrainingError, with the weights untouched, where
-        the loss or a gradient is not finite."""
-        torch.manual_seed(hash_seed(self._seed, number))
-        supervised = sum(batch.supervised for batch in window)
+        the loss or a gradient is not finite.
+
+        `window` is this process's share of the `step` that all of them make together (None: all of it).
+        """
+        step = step or agreed([facts_of(window)])
+        engine = self._engine
+        if self._measure is None:
+            self._measure = engine.begin(self._loss)
+        seed = hash_seed(self._seed, number)
+        torch.manual_seed(hash_seed(seed, engine.rank) if engine.rank else seed)
         total = torch.zeros((), device=self._device)
         forward = backward = 0.0
-        for batch in window:
-            began = time.perf_counter()
-            moved = batch.to(self._device)
-            with self._precision.autocast():
-                logits = self._forward(moved)
-            loss = loss_sum(logits, moved.targets) / supervised
-            total = total + loss.detach()
-            between = time.perf_counter()
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        slots = engine.slots(window, step)
+        for place, (batch, counts) in enumerate(slots, 1):
+            with engine.micro_batch(last=place == len(slots)):
+                began = time.perf_counter()
+                loss = self._measure(batch.to(self._device)) / step.supervised
+                if counts:
+                    total = total + loss.detach()
+                weight = engine.factor if counts else 0.0
+                between = time.perf_counter()
+                self.scaler.scale(loss if weight == 1 else weight * loss).backward()  # type: ignore[no-untyped-call]
             forward, backward = forward + between - began, backward + time.perf_counter() - between
         began = time.perf_counter()
-        norm = self._update(lr, float(total), number, window)
-        return StepResult(float(total), norm, forward, backward, time.perf_counter() - began)
+        mean = engine.total(total)
+        norm = self._update(lr, mean, number, step)
+        return StepResult(mean, norm, forward, backward, time.perf_counter() - began)
 
-    def _update(self, lr: float, loss: float, number: int, window: Sequence[Batch]) -> float:
+    def _loss(self, batch: Batch) -> Tensor:
+        """Summed loss of a batch on the device."""
+        with self._precision.autocast():
+            logits = self._forward(batch)
+        return loss_sum(logits, batch.targets)
+
+    def _update(self, lr: float, loss: float, number: int, step: Agreed) -> float:
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._clip if self._clip else float("inf")))
+        norm = self._engine.clip(self._parameters, self._clip if self._clip else float("inf"))
         # with a scaler an overflow of the gradients is part of the method: it skips the step and scales less
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             self.optimizer.zero_grad(set_to_none=True)
-            ids = ", ".join([name for batch in window for name in batch.ids][:8])
             raise TrainingError(
                 f"the loss is {loss}, the gradient norm {norm}: no step can be made of it",
-                f"step {number}, samples {ids}, …",
+                f"step {number}, samples {', '.join(step.ids[:8])}, …",
                 "lower `train.lr`, lengthen `train.warmup`, or look at these samples",
             )
         for group in self.optimizer.param_groups:
@@ -129,15 +154,31 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def mean_loss(
-    module: nn.Module, forward: Forward, batches: Iterable[Batch], precision: Precision, device: torch.device
+    module: nn.Module,
+    forward: Forward,
+    batches: Iterable[Batch],
+    precision: Precision,
+    device: torch.device,
+    world: World = ALONE,
 ) -> float:
-    """Mean cross-entropy per supervised token over all batches, in nats."""
-    total, supervised = 0.0, 0
+    """Mean cross-entropy per supervised token over all batches, in nats.
+
+    Of several processes each has every so-manyth of the batches; all of them get the mean over all, equal to the bit to
+    that of one process.
+    """
+    sums: list[tuple[float, int]] = []
+    failed: Exception | None = None
     with evaluating(module):
-        for batch in batches:
-            moved = batch.to(device)
-            with precision.autocast():
-                logits = forward(moved)
-            total += float(loss_sum(logits, moved.targets))
-            supervised += batch.supervised
+        try:
+            for batch in batches:
+                moved = batch.to(device)
+                with precision.autocast():
+                    logits = forward(moved)
+                sums.append((float(loss_sum(logits, moved.targets)), batch.supervised))
+        except (FinesightError, StopAsked) as error:
+            failed = error
+    total, supervised = 0.0, 0
+    dealt = chain.from_iterable(zip_longest(*world.together(sums, failed), fillvalue=(0.0, 0)))
+    for loss, count in dealt:
+        total, supervised = total + loss, supervised + count
     return total / supervised

@@ -12,11 +12,12 @@ import numpy as np
 from finesight.config.recipe import Recipe
 from finesight.core.batch import Batch, Example
 from finesight.core.errors import DataError, Fault, RecipeError
+from finesight.core.ports import Ports
 from finesight.core.sample import Sample
 from finesight.data.dataset import ExampleSet
 from finesight.data.loading.layout import Layout
 from finesight.data.loading.loader import Windows, windows
-from finesight.data.loading.order import Order
+from finesight.data.loading.order import WHOLE, Order, Share
 from finesight.data.loading.stream import StreamSet
 from finesight.data.loading.workers import Workers
 from finesight.data.policy import Policy
@@ -24,6 +25,7 @@ from finesight.data.samples import Access, open_rows
 from finesight.data.sets import source_name
 from finesight.data.stream_rows import Head, StreamRows, look_ahead
 from finesight.runtime.notices import Notices
+from finesight.training.agreement import kind_of
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -36,7 +38,7 @@ _LOOK = 100
 
 
 class Course(Protocol):
-    """The windows of a run, one a step."""
+    """The windows of a run, one a step, or a process's share of each."""
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -49,7 +51,10 @@ class Course(Protocol):
         """The windows of steps `start` to `stop` (excluded)."""
 
     def first(self) -> tuple[Batch, ...]:
-        """A window as that of step 1, to see what it takes."""
+        """A window as that of step 1, to see what it takes; of all samples, whatever the share."""
+
+    def spare(self, kind: str | None) -> Batch:
+        """A small micro-batch of a kind (`training.agreement.kind_of`), in the run's own form; of any kind for None."""
 
     def some(self, count: int) -> list[Example]:
         """A few examples of the run, of unlike lengths."""
@@ -67,6 +72,7 @@ class ByNumber:
     order: Order
     layout: Layout
     policy: Policy
+    share: Share = WHOLE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -79,13 +85,16 @@ class ByNumber:
 
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return windows(self.examples, self.order, start, stop, self.layout, workers, self.policy)
+        return self._windows(start, stop, workers, self.share)
+
+    def _windows(self, start: int, stop: int, workers: Workers, share: Share) -> Windows:
+        return windows(self.examples, self.order, start, stop, self.layout, workers, self.policy, share)
 
     def first(self) -> tuple[Batch, ...]:
         """The window of step 1; of the largest of the first steps, where they are of unlike sizes."""
         near = range(min(_NEAR, self.steps_per_epoch)) if self.order.budgeted else range(1)
         largest = max(near, key=lambda step: self.examples.lengths[self.order.batch(step)[1]].sum())
-        return next(self.windows(largest, largest + 1, Workers()))
+        return next(self._windows(largest, largest + 1, Workers(), WHOLE))
 
     def some(self, count: int) -> list[Example]:
         """The longest example, and others of the first steps."""
@@ -93,6 +102,19 @@ class ByNumber:
         seen = [self.order.batch(step)[1].tolist() for step in range(min(count, self.steps_per_epoch))]
         chosen = dict.fromkeys([longest, *chain.from_iterable(seen)])
         return list(islice(_usable(self.examples.plain, chosen), count))
+
+    def spare(self, kind: str | None) -> Batch:
+        """Of the first samples that make one of the kind."""
+        examples, layout = self.examples, self.layout
+        numbers = (
+            index
+            for index in range(len(examples))
+            if _may_be(kind, examples.samples.words(index), examples.ports)
+        )
+        chosen = _chosen(kind, _usable(examples.plain, numbers))
+        if not chosen:
+            raise _no_spare(kind, examples.samples.origin(0).file, "parallel.strategy")
+        return layout.collate(chosen, examples.ports.pad_id)
 
     def counts(self, steps: int) -> dict[str, int]:
         """`samples`, `tokens`, `supervised_tokens` and `positions` (padding among them) of the first `steps` steps;
@@ -105,7 +127,7 @@ class ByNumber:
         def of(first: int, count: int) -> np.ndarray:
             seen = [order.batch(step)[1] for step in range(first, first + count)]
             chosen = np.concatenate([np.empty(0, dtype=np.int64), *seen])
-            computed = sum(self.layout.positions(sizes[samples]) for samples in seen)
+            computed = sum(self.layout.positions(sizes[samples], self.share.world) for samples in seen)
             return np.array([len(chosen), lengths[chosen].sum(), supervised[chosen].sum(), computed])
 
         if order.varies:
@@ -124,6 +146,7 @@ class Streamed:
     batch_size: int
     layout: Layout
     policy: Policy
+    share: Share = WHOLE
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -137,7 +160,16 @@ class Streamed:
 
     def windows(self, start: int, stop: int, workers: Workers) -> Windows:
         """The windows of steps `start` to `stop` (excluded)."""
-        return self.stream.windows(self.batch_size, start, stop, self.layout, workers, self.policy)
+        return self.stream.windows(
+            self.batch_size, start, stop, self.layout, workers, self.policy, self.share
+        )
+
+    def spare(self, kind: str | None) -> Batch:
+        """Of the first rows that make one of the kind, among those that were looked at."""
+        chosen = _chosen(kind, self._head())
+        if not chosen:
+            raise _no_spare(kind, self.stream.rows.source.reader.file, "data.train.buffer")
+        return self.layout.collate(chosen, self.stream.ports.pad_id)
 
     def first(self) -> tuple[Batch, ...]:
         """A window of the first rows of the stream."""
@@ -149,8 +181,11 @@ class Streamed:
 
     def some(self, count: int) -> list[Example]:
         """The first examples of the stream."""
+        return list(islice(self._head(), count))
+
+    def _head(self) -> Iterator[Example]:
         made = _usable(lambda row: self.stream.example(row, 0, []), self.head.rows)
-        return list(islice((one for one in made if one is not None), count))
+        return (one for one in made if one is not None)
 
     def counts(self, steps: int) -> dict[str, int]:
         """As many as in the first rows of the stream, in each step."""
@@ -168,6 +203,38 @@ def _usable(make: Callable[[A], B], wanted: Iterable[A]) -> Iterator[B]:
     for one in wanted:
         with suppress(DataError):
             yield make(one)
+
+
+def _may_be(kind: str | None, words: Sample, ports: Ports) -> bool:
+    """Whether a sample, as far as its words tell, is a part of a batch of the kind."""
+    if kind is None:
+        return True
+    has = {"pictures": bool(words.images), "sounds": bool(words.sounds) and ports.sound is not None}
+    return any(has[one] for one in has if one in kind) if kind else not any(has.values())
+
+
+def _chosen(kind: str | None, examples: Iterable[Example]) -> list[Example]:
+    """The first examples that together make a batch of the kind; none where they do not."""
+    wanted, found = set((kind or "").split("+")) - {""}, set[str]()
+    chosen: list[Example] = []
+    for example in examples:
+        has = set(kind_of(example.extras).split("+")) - {""}
+        if kind is None or (not wanted and not has):
+            return [example]
+        if has <= wanted and not has <= found:
+            chosen, found = [*chosen, example], found | has
+        if wanted and found == wanted:
+            return chosen
+    return []
+
+
+def _no_spare(kind: str | None, file: str, key: str) -> DataError:
+    named = "no pictures and no sounds" if kind == "" else (kind or "any").replace("+", " and ")
+    return DataError(
+        f"with fsdp a process needs a row with {named} to keep step with the others, and finds none in {file}",
+        key,
+        "use `parallel.strategy: ddp`, or put rows of each kind among the first",
+    )
 
 
 def steps_of(recipe: Recipe, course: Course) -> int:

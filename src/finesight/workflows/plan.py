@@ -16,10 +16,15 @@ from finesight.workflows.prepare import Prepared
 _log = logging.getLogger("finesight")
 
 
-def predicted_cost(prepared: Prepared, forward: SupervisedForward, course: Course, steps: int) -> Cost:
-    """Time a forward and backward pass over the run's first window (twice: the first one warms up) and scale it."""
+def predicted_cost(
+    prepared: Prepared, forward: SupervisedForward, course: Course, steps: int, processes: int = 1
+) -> Cost:
+    """Time a forward and backward pass over the run's first window (twice: the first one warms up) and scale it.
+
+    Of several `processes` each is taken to compute its part of that in its part of the time.
+    """
     window = course.first()
-    seconds = min(_timed_pass(prepared, forward, window) for _ in range(2))
+    seconds = min(_timed_pass(prepared, forward, window) for _ in range(2)) / processes
     cost = predict_cost(
         pass_seconds=seconds,
         peak_bytes=peak_bytes(prepared.device),

@@ -21,7 +21,7 @@ from finesight.data.dataset import ExampleSet, transform_of
 from finesight.data.lengths import Limit
 from finesight.data.loading.layout import Budget, Layout
 from finesight.data.loading.mixture import Mixture
-from finesight.data.loading.order import Order
+from finesight.data.loading.order import Order, Share
 from finesight.data.loading.stream import StreamSet
 from finesight.data.outline import lines, outline
 from finesight.data.passes.parallel import cores
@@ -35,6 +35,7 @@ from finesight.models.packing import PackedRows
 from finesight.models.parts import count, freeze, size_lines
 from finesight.models.recompute import checkpoint_activations
 from finesight.runtime.device import choose_device
+from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream
@@ -111,14 +112,20 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, notices: Notices, observer: Observer | None = None, go_on: Callable[[], object] = bool
+    recipe: Recipe,
+    notices: Notices,
+    observer: Observer | None = None,
+    go_on: Callable[[], object] = bool,
+    world: World = ALONE,
 ) -> Prepared:
     """Read and check all data, build ports, then the model from its parts; every fault is told before a step is made.
 
-    `go_on` is called at each row and may raise to stop.
+    `go_on` is called at each row and may raise to stop. Of several processes the first checks and encodes all; the
+    others find that in its caches.
     """
     _check_load(recipe)
-    device = choose_device(recipe.run.device, notices, recipe.run.threads, recipe.data.workers)
+    run = recipe.run
+    device = choose_device(run.device, notices, run.threads, recipe.data.workers, world.place)
     precision = choose_precision(recipe.train.precision, device.type, notices)
     policy = Policy(recipe.data)
     if observer is not None:
@@ -129,32 +136,32 @@ def prepare(
         if observer is not None:
             observer.on_progress(rows)
 
-    rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
-    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
-    if recipe.train.packing:
-        PackedRows(loaded.model)  # raises where it is known that it cannot
+    with world.turn():
+        rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
+        samples = read_splits(recipe.data, run.seed, policy, notices, tick)
+    with world.turn():
+        loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
+        if recipe.train.packing:
+            PackedRows(loaded.model)  # raises where it is known that it cannot
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
+    limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
     splits = {}
-    for name, chosen in samples.items():
-        if observer is not None:
-            observer.on_phase(f"encode {name}", len(chosen))
-        splits[name] = ExampleSet(
-            chosen,
-            loaded.ports,
-            policy,
-            transform if name == "train" else None,
-            recipe.run.seed,
-            limit=Limit(recipe.data.on_long, recipe.data.max_tokens),
-            name=name,
-            means=Means(cores(), recipe.data.timeout, tick, notices),
-        )
+    with world.turn():
+        for name, chosen in samples.items():
+            if observer is not None:
+                observer.on_phase(f"encode {name}", len(chosen))
+            splits[name] = ExampleSet(
+                *(chosen, loaded.ports, policy, transform if name == "train" else None, run.seed),
+                limit=limit,
+                name=name,
+                means=Means(cores(), recipe.data.timeout, tick, notices),
+            )
     if policy.faults:
         notices.add("dropped", "rows that could not be used are listed in faults.csv", len(policy.faults))
-    loaded.model.to(device)
-    remember_features(recipe, loaded.model, splits, precision, notices, observer, tick)
-    limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
-    stream = None if rows is None else StreamSet(rows, loaded.ports, recipe.run.seed, limit, transform)
+    with world.turn():
+        loaded.model.to(device)
+        remember_features(recipe, loaded.model, splits, precision, notices, observer, tick)
+    stream = None if rows is None else StreamSet(rows, loaded.ports, run.seed, limit, transform)
     prepared = Prepared(
         *(loaded.model, loaded.processor, loaded.ports, splits, device, precision, policy, notices),
         stream=stream,
@@ -210,15 +217,16 @@ def longest_fits(train: Train, examples: ExampleSet) -> None:
             )
 
 
-def course_of(recipe: Recipe, prepared: Prepared) -> Course:
-    """What a run sees step by step."""
-    layout = layout_of(recipe.train)
+def course_of(recipe: Recipe, prepared: Prepared, world: World = ALONE) -> Course:
+    """What a run sees step by step: of several processes, this one's share."""
+    layout, share = layout_of(recipe.train), Share(world.rank, world.size)
     if prepared.stream is not None:
         assert prepared.head is not None
         assert recipe.train.batch_size is not None  # the recipe was checked
-        return Streamed(prepared.stream, prepared.head, recipe.train.batch_size, layout, prepared.policy)
+        size = recipe.train.batch_size
+        return Streamed(prepared.stream, prepared.head, size, layout, prepared.policy, share)
     examples = prepared.splits["train"]
-    return ByNumber(examples, order_of(recipe, examples), layout, prepared.policy)
+    return ByNumber(examples, order_of(recipe, examples), layout, prepared.policy, share)
 
 
 def layout_of(train: Train) -> Layout:

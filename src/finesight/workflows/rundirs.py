@@ -15,7 +15,7 @@ from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
 
 _HARMLESS = (
-    *("format", "description", "log.", "report.", "data.workers", "data.timeout"),
+    *("format", "description", "log.", "report.", "parallel.", "data.workers", "data.timeout"),
     *("run.name", "run.dir", "run.threads"),
 )
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""

@@ -26,6 +26,7 @@ from finesight.evaluation.normalise import squad_normalise
 from finesight.evaluation.score import score
 from finesight.evaluation.table import dump
 from finesight.generation.predict import predict
+from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.files import write_bytes, write_json, write_text
 
 _log = logging.getLogger("finesight")
@@ -49,8 +50,11 @@ def answer_split(
     observer: Observer | None = None,
     go_on: Callable[[], object] = bool,
     policy: Policy | None = None,
+    world: World = ALONE,
 ) -> list[Prediction]:
     """Answer every sample of a split and write `predictions/<split>.jsonl` below `folder`.
+
+    Several processes share the samples; the first of them gets the answers and writes, the others get none.
 
     `go_on` is called between batches and may raise to stop. A sample that turns out to be bad has no answer where
     `policy`, which is told of it, does not raise.
@@ -64,7 +68,9 @@ def answer_split(
             observer.on_progress(done)
 
     size = recipe.evaluation.batch_size
-    predictions = predict(model, examples, recipe.generation, size, tick=tick, policy=policy)
+    predictions = predict(model, examples, recipe.generation, size, tick=tick, policy=policy, world=world)
+    if not world.first:
+        return []
     if not predictions:
         where = str(examples.samples.origin(0))
         raise DataError(

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import astuple
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from finesight.config.recipe import Recipe
@@ -13,22 +15,32 @@ from finesight.core.events import Observer
 from finesight.core.formats import FORMATS
 from finesight.core.rundir import RunDirectory
 from finesight.data.loading.loader import in_order
+from finesight.data.loading.order import Share
 from finesight.data.loading.workers import Workers
 from finesight.data.policy import RowFault
 from finesight.evaluation.score import score
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward
 from finesight.planner.estimate import ADAM_BYTES
+from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.files import write_json
-from finesight.runtime.signals import StopFlag
+from finesight.runtime.signals import StopAsked, StopFlag
 from finesight.training.checkpoint import MOST_AT_ONCE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
-from finesight.training.loop import Loop, LoopState, StopAsked, Timetable
+from finesight.training.loop import Loop, LoopState, Timetable
 from finesight.training.optim import build_optimizer
 from finesight.training.records import Records
 from finesight.training.schedule import Schedule, warmup_steps
-from finesight.training.state import model_tensors, optimizer_tensors, restore_model, restore_optimizer
+from finesight.training.sharded import gathered, outline
+from finesight.training.state import (
+    model_tensors,
+    optimizer_tensors,
+    owned,
+    restore_model,
+    restore_optimizer,
+)
 from finesight.training.step import Step, mean_loss
 from finesight.workflows.course import steps_of
+from finesight.workflows.engines import engine_of, unsliced
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
@@ -47,14 +59,21 @@ class Session:
         checkpoints: Checkpoints,
         asked: StopFlag,
         observer: Observer | None,
+        world: World = ALONE,
     ) -> None:
         self._recipe, self._run, self._prepared, self._checkpoints = recipe, run, prepared, checkpoints
-        self._asked, self._observer = asked, observer
+        self._asked, self._observer, self._world = asked, observer, world
         train = recipe.train
-        self._course = course_of(recipe, prepared)
-        self._steps = steps_of(recipe, self._course)
-        self._optimizer = build_optimizer(prepared.model, train)
         self._forward = SupervisedForward(prepared.model, prepared.ports.image)
+        with world.turn():
+            self._course = course_of(recipe, prepared, world)
+            self._steps = steps_of(recipe, self._course)
+            if train.packing:  # before the model is in slices, which have numbers of their own
+                try_packing(prepared, self._forward, self._course)
+        sliced = world.strategy == "fsdp"
+        self._outline = outline(prepared.model, prepared.adapted) if sliced else None
+        engine = engine_of(recipe, prepared, world, cache(self._course.spare))
+        self._optimizer = build_optimizer(prepared.model, train)
         self._step = Step(
             prepared.model,
             self._forward,
@@ -63,37 +82,44 @@ class Session:
             train.clip,
             recipe.run.seed,
             prepared.device,
+            engine,
         )
-        self._records = Records(run, recipe.log.every, recipe.log.samples)
+        self._records = Records(run, recipe.log.every, recipe.log.samples) if world.first else None
         self._checked = set(prepared.policy.listed)
 
     def restore(self) -> LoopState:
         """The state to go on from: the newest whole checkpoint's, or that of a new run."""
-        newest = self._checkpoints.newest()
+        newest = self._world.once(self._newest)
         if newest is None:
             self._check_space()
-            self._records.rewind(0, False)
+            if self._records is not None:
+                self._records.rewind(0, False)
             _log.info("begins at step 1 of %d", self._steps)
             return LoopState()
-        saved = load_checkpoint(newest)
-        restore_model(self._prepared.model, saved.tensors["model"], str(newest), self._learned_alone)
-        restore_optimizer(self._optimizer, saved.tensors["optimizer"], str(newest))
+        saved = load_checkpoint(Path(newest))
+        restore_model(self._prepared.model, saved.tensors["model"], newest, self._learned_alone)
+        restore_optimizer(self._optimizer, saved.tensors["optimizer"], newest)
         self._step.scaler.load_state_dict(saved.state["scaler"])
         state = LoopState.restored(saved.step, saved.state["loop"])
         met = {kind: [RowFault(*row) for row in rows] for kind, rows in saved.state["met"].items()}
         self._prepared.policy.recall(**met)
-        self._checkpoints.point("best", None if state.best.value is None else state.best.step)
-        self._records.rewind(state.step, state.evaluated == state.step)
+        if self._records is not None:
+            self._checkpoints.point("best", None if state.best.value is None else state.best.step)
+            self._records.rewind(state.step, state.evaluated == state.step)
         _log.info("resumed after step %d of %d", state.step, self._steps)
         return state
+
+    def _newest(self) -> str | None:
+        found = self._checkpoints.newest()
+        return None if found is None else str(found)
 
     def _check_space(self) -> None:
         """Refuse to begin what the disk cannot hold: all checkpoints that are there at once, and the finished model."""
         parameters = list(self._prepared.model.parameters())
-        weights = bytes_needed({"model": model_tensors(self._prepared.model, self._learned_alone)})
+        weights = bytes_needed({"model": owned(self._prepared.model, self._learned_alone)})
         averages = sum(ADAM_BYTES * p.numel() for p in parameters if p.requires_grad)
-        saves = 1 + self._steps // self._save_every
-        self._checkpoints.check_space(weights + min(saves, MOST_AT_ONCE) * (weights + averages))
+        saves = min(1 + self._steps // self._save_every, MOST_AT_ONCE)
+        self._world.once(lambda: self._checkpoints.check_space(weights + saves * (weights + averages)))
 
     @property
     def _learned_alone(self) -> bool:
@@ -126,12 +152,7 @@ class Session:
             measure=recipe.evaluation.best_by,
             stop=train.stop,
         )
-        if train.packing and state.step < self._steps:
-            try_packing(prepared, self._forward, self._course)
-        if not self._run.plan.is_file() and state.step < self._steps:
-            cost = predicted_cost(prepared, self._forward, self._course, self._steps)
-            plan = {"format": FORMATS["plan"], "predicted": cost.document(), "measured": None}
-            write_json(self._run.plan, plan)
+        self._predict(state)
         if self._observer is not None:
             self._observer.on_phase("train", self._steps)
             self._observer.on_progress(state.step)
@@ -144,57 +165,98 @@ class Session:
             timetable=times,
             evaluate=self._measure if "val" in prepared.splits else None,
             save=self._save,
-            observers=[self._records, *([self._observer] if self._observer else [])],
+            observers=[watching for watching in (self._records, self._observer) if watching is not None],
             asked=self._asked,
+            world=self._world,
         )
         workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
         with closing(self._course.windows(state.step, self._steps, workers)) as source:
             loop.run(source, state)
 
+    def whole(self) -> Prepared:
+        """What was prepared, with the whole model in every process once it has learned."""
+        return self._prepared if self._outline is None else unsliced(self._prepared, self._outline)
+
+    def _predict(self, state: LoopState) -> None:
+        """Write what the rest of the run will take. A model in slices is timed by all processes, another by one."""
+        world, run = self._world, self._run
+        if world.once(run.plan.is_file) or state.step >= self._steps:
+            return
+        if world.first or world.strategy == "fsdp":
+            cost = predicted_cost(self._prepared, self._forward, self._course, self._steps, world.size)
+            if world.first:
+                plan = {"format": FORMATS["plan"], "predicted": cost.document(), "measured": None}
+                write_json(run.plan, plan)
+
     def _measure(self) -> dict[str, float]:
         """Validation loss, and the metrics over the first `evaluation.max_samples` answers."""
-        recipe, prepared = self._recipe, self._prepared
+        recipe, prepared, world = self._recipe, self._prepared, self._world
         examples, settings = prepared.splits["val"], recipe.evaluation
-        batches = in_order(examples, settings.batch_size, prepared.policy)
+        batches = in_order(examples, settings.batch_size, prepared.policy, Share(world.rank, world.size))
 
         def unless_asked() -> Iterator[Batch]:
             for batch in batches:
                 self._stop_if_asked()
                 yield batch
 
-        values = {
-            "val_loss": mean_loss(
-                prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device
+        def scores() -> dict[str, float]:
+            rows = score(answers, settings.metrics, "val", seed=recipe.run.seed, resamples=1)
+            return {row.name: row.value for row in rows if row.slice == "all"}
+
+        with gathered(prepared.model):
+            loss = mean_loss(
+                prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device, world
             )
-        }
-        if settings.max_samples:
+            if not settings.max_samples:
+                return {"val_loss": loss}
             answers = predict(
-                prepared.model,
-                examples,
-                recipe.generation,
-                settings.batch_size,
-                settings.max_samples,
+                *(prepared.model, examples, recipe.generation, settings.batch_size, settings.max_samples),
                 tick=self._stop_if_asked,
                 policy=prepared.policy,
+                world=world,
             )
-            scores = score(answers, settings.metrics, "val", seed=recipe.run.seed, resamples=1)
-            values |= {row.name: row.value for row in scores if row.slice == "all"}
-        return values
+        return {"val_loss": loss, **world.once(scores)}
 
     def _stop_if_asked(self, _: int = 0) -> None:
         if self._asked():
             raise StopAsked
 
+    def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
+        """Write a checkpoint, which process 0 does for all; where another process was lost, it still can."""
+        lost = self._world.control is not None and self._world.control.alone
+        if lost and (self._world.strategy == "fsdp" or not self._world.first):
+            return
+        met = self._met() if lost else self._met_by_all()
+        scaler = self._step.scaler.state_dict()
+        facts = {"loop": dict(state), "scaler": scaler, "met": met}
+        sliced = (
+            self._tensors() if self._world.strategy == "fsdp" else None
+        )  # all processes have a part in it
+
+        def write() -> None:
+            self._checkpoints.save(Checkpoint(step, sliced or self._tensors(), facts), best)
+
+        if lost:
+            write()
+        else:
+            self._world.once(write)
+
     def _tensors(self) -> dict[str, dict[str, Any]]:
         model = model_tensors(self._prepared.model, self._learned_alone)
         return {"model": model, "optimizer": optimizer_tensors(self._optimizer)}
 
-    def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
+    def _met(self) -> dict[str, list[Any]]:
+        """Rows that were met in use and left out, or cut."""
         policy = self._prepared.policy
-        met = {
+        return {
             kind: [astuple(row) for row in rows if row not in self._checked]
             for kind, rows in (("bad", policy.faults), ("long", policy.long))
         }
-        scaler = self._step.scaler.state_dict()
-        saved = Checkpoint(step, self._tensors(), {"loop": dict(state), "scaler": scaler, "met": met})
-        self._checkpoints.save(saved, best)
+
+    def _met_by_all(self) -> dict[str, list[Any]]:
+        """The same of all processes; each then knows them."""
+        for met in self._world.together(self._met()):
+            self._prepared.policy.recall(
+                **{kind: [RowFault(*row) for row in rows] for kind, rows in met.items()}
+            )
+        return self._met()

@@ -4,7 +4,9 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from finesight.core.formats import FORMATS, check_format
 from finesight.core.prediction import Comparison, Score
 from finesight.core.rundir import RunDirectory
 from finesight.evaluation.table import results_document
+from finesight.runtime.distributed import World, joined
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.logs import logging_to
@@ -41,65 +44,96 @@ def train(
     """Run a recipe to its end and return a summary; see `finesight train --help`.
 
     Raises FinesightError for what the person can mend, and Interrupted (exit status 75) where the run was asked to
-    stop: everything is then saved, and the same call with `resume` goes on.
+    stop: everything is then saved, and the same call with `resume` goes on. Of several processes each calls this; the
+    first one writes the run, and it alone gives back the summary.
     """
+    with joined(recipe.parallel.strategy, recipe.parallel.timeout, recipe.run.device) as world:
+        return _stages(recipe, resume, dry_run, observer if world.first else None, world)
+
+
+def _stages(
+    recipe: Recipe, resume: bool, dry_run: bool, observer: Observer | None, world: World
+) -> dict[str, Any]:
     stages = stage_recipes(recipe)
     if dry_run:
         from finesight.workflows.dry_run import try_one_batch
 
         if recipe.stages:
             _log.info("of %d stages the first is tried: the others begin with its model", len(stages))
+        if not world.first:
+            return {}
         return try_one_batch(stages[0], observer)
     for number, (stage, own) in enumerate(zip(recipe.stages, stages, strict=False), 1):
         _log.info("stage %d of %d: %s, in %s", number, len(stages), stage.name, own.directory)
         if own is not stages[-1]:
             begun = resume and (Path(own.directory) / "recipe.yaml").is_file()
-            _run(own, begun, observer)
-    return _run(stages[-1], resume, observer)
+            _run(own, begun, observer, world)
+    return _run(stages[-1], resume, observer, world)
 
 
-def _run(recipe: Recipe, resume: bool, observer: Observer | None) -> dict[str, Any]:
+def _run(recipe: Recipe, resume: bool, observer: Observer | None, world: World) -> dict[str, Any]:
     """One run to its end."""
-    with open_run(recipe, resume) as run, stop_on_signals() as asked:
-        if run.results.is_file():
+    with _opened(recipe, resume, world) as run, stop_on_signals() as asked:
+        if world.once(run.results.is_file):
             _log.info("this run is finished: nothing is trained again")
         else:
-            with logging_to(run.log):
-                _train(recipe, run, asked, observer)
+            with logging_to(run.log) if world.first else nullcontext():
+                _train(recipe, run, asked, observer, world)
+        if not world.first:
+            return {}
         report = build_report(run.path)
     return _summary(run, report)
 
 
-def _train(recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observer | None) -> None:
+@contextmanager
+def _opened(recipe: Recipe, resume: bool, world: World) -> Iterator[RunDirectory]:
+    """The run directory, which the first process holds for all of them."""
+    with ExitStack() as held:
+        world.once(lambda: str(held.enter_context(open_run(recipe, resume)).path))
+        yield RunDirectory(Path(recipe.directory))
+
+
+def _train(
+    recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observer | None, world: World
+) -> None:
     notices = Notices()
-    prepared = prepare(recipe, notices, observer, lambda: _stop_if(asked, "while the data were checked"))
-    _same_data(run, prepared)
-    _same_base(run, prepared)
-    _record_environment(run, recipe, prepared)
+    go_on = partial(_stop_if, asked, "while the data were checked")
+    prepared = prepare(recipe, notices, observer, go_on, world)
     known = len(prepared.policy.listed)
     checkpoints = Checkpoints(run.checkpoints, notices)
-    checkpoints.clean()
-    save_start(run, prepared)
+    world.once(lambda: _begin(recipe, run, prepared, checkpoints))
 
-    session = Session(recipe, run, prepared, checkpoints, asked, observer)
+    session = Session(recipe, run, prepared, checkpoints, asked, observer, world)
     state = session.restore()
     try:
-        _list_faults(run, prepared)
+        _list_faults(run, prepared, world)
         session.fit(state)
     finally:
-        _list_faults(run, prepared)
-    best = checkpoints.best_or_last()
+        _list_faults(run, prepared, world)
+    best = world.once(lambda: str(checkpoints.best_or_last()))
     learned = prepared.adapted is not None
-    restore_model(prepared.model, load_checkpoint(best).tensors["model"], str(best), learned)
-    save_finished(finished_folder(run, recipe), recipe, prepared)
-    measured = _measure(recipe, run, prepared, asked, observer)
+    restore_model(prepared.model, load_checkpoint(Path(best)).tensors["model"], best, learned)
+    prepared = session.whole()
+    world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
+    measured = _measure(recipe, run, prepared, asked, observer, world)
+    if not world.first:
+        return
     met = len(prepared.policy.listed) - known
     if met:
         told = "rows that were met in use are left out, or cut; they are listed in faults.csv"
         notices.add("dropped", told, met)
-    _list_faults(run, prepared)
+    _list_faults(run, prepared, world)
     write_json(run.notices, notices.rows())
     _finish(recipe, run, prepared, state, measured)
+
+
+def _begin(recipe: Recipe, run: RunDirectory, prepared: Prepared, checkpoints: Checkpoints) -> None:
+    """Refuse to continue what changed; write what the run begins with."""
+    _same_data(run, prepared)
+    _same_base(run, prepared)
+    _record_environment(run, recipe, prepared)
+    checkpoints.clean()
+    save_start(run, prepared)
 
 
 def _stop_if(asked: StopFlag, when: str) -> None:
@@ -131,7 +165,9 @@ def _began_with(run: RunDirectory) -> dict[str, Any] | None:
     return json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else None
 
 
-def _list_faults(run: RunDirectory, prepared: Prepared) -> None:
+def _list_faults(run: RunDirectory, prepared: Prepared, world: World) -> None:
+    if not world.first:
+        return
     rows = [(fault.file, fault.row, fault.column, fault.reason) for fault in prepared.policy.listed]
     write_table(run.faults, ("file", "row", "column", "reason"), rows)
 
@@ -175,7 +211,12 @@ def _samples(facts: Mapping[str, Any] | None) -> str:
 
 
 def _measure(
-    recipe: Recipe, run: RunDirectory, prepared: Prepared, asked: StopFlag, observer: Observer | None
+    recipe: Recipe,
+    run: RunDirectory,
+    prepared: Prepared,
+    asked: StopFlag,
+    observer: Observer | None,
+    world: World,
 ) -> tuple[list[Score], list[Comparison], float]:
     """Answer and score the test samples (or the validation samples); and the seconds that it took."""
     split = next((name for name in ("test", "val") if name in prepared.splits), None)
@@ -187,7 +228,10 @@ def _measure(
         *(prepared.model, examples, recipe, split, run.path, observer),
         go_on=lambda: _stop_if(asked, f"while answering {split}, after the last step"),
         policy=policy,
+        world=world,
     )
+    if not world.first:
+        return [], [], 0.0
     samples = answered(examples, predictions)
     scores, comparisons = score_split(
         predictions, recipe, split, samples, prepared.splits.get("train"), policy

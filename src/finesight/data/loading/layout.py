@@ -10,6 +10,7 @@ import numpy as np
 
 from finesight.core.batch import Batch, Example
 from finesight.data.loading.collate import collate, collate_packed
+from finesight.data.loading.order import Share
 
 
 def sizes_of(examples: Sequence[Example]) -> np.ndarray:
@@ -111,6 +112,15 @@ class Layout:
     tokens: int | None = None
     packed: bool = False
 
+    def share(self, lengths: np.ndarray, share: Share) -> np.ndarray:
+        """The places of what one rank has of a step of samples of these lengths (N,); each is some rank's.
+
+        For packed rows the longest are dealt first, so that two ranks' rows differ by one sample's length at most.
+        """
+        dealt = self.packed and share.world > 1
+        places = np.argsort(-lengths, kind="stable") if dealt else np.arange(len(lengths))
+        return np.array(share.of(places.tolist()), dtype=np.int64)
+
     def deal(self, sizes: np.ndarray) -> list[np.ndarray]:
         """The places of samples of these sizes (N, 2), micro-batch by micro-batch."""
         groups = [np.arange(len(sizes))] if self.tokens is None else fill(sizes, self.tokens, self.packed)
@@ -120,9 +130,10 @@ class Layout:
             for start in range(0, len(group), self.samples)
         ]
 
-    def positions(self, sizes: np.ndarray) -> int:
-        """Positions that are computed for a step of samples of these sizes (N, 2)."""
-        return sum(positions(sizes[part], self.packed) for part in self.deal(sizes))
+    def positions(self, sizes: np.ndarray, ranks: int = 1) -> int:
+        """Positions that `ranks` compute together for a step of samples of these sizes (N, 2)."""
+        shares = [sizes[self.share(sizes.sum(axis=1), Share(rank, ranks))] for rank in range(ranks)]
+        return sum(positions(share[part], self.packed) for share in shares for part in self.deal(share))
 
     def collate(self, examples: Sequence[Example], pad_id: int) -> Batch:
         """One micro-batch."""

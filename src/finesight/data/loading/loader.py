@@ -104,10 +104,13 @@ def make_window(
     return Window(tuple(batches), tuple(bad))
 
 
-def released(windows: Generator[Window, None, None], start: int, policy: Told | None) -> Windows:
+def released(
+    windows: Generator[Window, None, None], start: int, policy: Told | None, share: Share | None = None
+) -> Windows:
     """The batches of windows from step `start` on, once `policy` was told of their rows, which may raise.
 
-    Without a policy the first bad row is raised. Raises DataError where no sample of a step is left.
+    Without a policy the first bad row is raised. Raises DataError where no sample of a step is left; of a `share`
+    nothing may be left, since the others may have some.
     """
     with closing(windows):
         for step, window in enumerate(windows, start):
@@ -118,7 +121,7 @@ def released(windows: Generator[Window, None, None], start: int, policy: Told | 
             for origin, what in window.long:
                 if policy is not None:
                     policy.long_row(origin.file, origin.row, what)
-            if not window.batches and (window.bad or window.long):
+            if not window.batches and (window.bad or window.long) and (share is None or share.world == 1):
                 raise _nothing_left(step, window)
             yield window.batches
 
@@ -145,7 +148,8 @@ class _Drawing:
         self, examples: ExampleSet, order: Order, steps: range, micro_batch: int | Layout, share: Share
     ) -> None:
         self._examples, self._order, self._steps = examples, order, steps
-        self._micro_batch, self._share = micro_batch, share
+        self._layout = Layout(micro_batch) if isinstance(micro_batch, int) else micro_batch
+        self._share = share
 
     def tasks(self, at: At) -> Iterator[int]:
         return iter(self._steps)
@@ -156,8 +160,9 @@ class _Drawing:
         def example(item: int) -> Example:
             return self._examples[divmod(item, len(self._examples))]
 
-        items = self._share.of((looks * len(self._examples) + indices).tolist())
-        return make_window(step, items, example, self, at, self._examples.ports.pad_id, self._micro_batch)
+        own = self._layout.share(self._examples.lengths[indices], self._share)
+        items = (looks * len(self._examples) + indices)[own].tolist()
+        return make_window(step, items, example, self, at, self._examples.ports.pad_id, self._layout)
 
     def origin(self, item: int) -> Origin:
         return self._examples.samples.origin(item % len(self._examples))
@@ -188,18 +193,20 @@ def windows(
     """
     job = _Drawing(examples, order, range(start, stop), micro_batch, share or Share())
     crew = Workers(workers) if isinstance(workers, int) else workers
-    return released(answers(job, max(0, stop - start), crew), start, policy)
+    return released(answers(job, max(0, stop - start), crew), start, policy, share)
 
 
-def in_order(examples: ExampleSet, batch_size: int, policy: Told | None = None) -> Iterator[Batch]:
-    """All examples once, unchanged by transforms, those of like length together.
+def in_order(
+    examples: ExampleSet, batch_size: int, policy: Told | None = None, share: Share | None = None
+) -> Iterator[Batch]:
+    """All examples once, unchanged by transforms, those of like length together; of a `share`, its batches alone.
 
     One that turns out to be bad is left out where `policy`, which is told of it, does not raise; without a policy it is
     raised. Raises DataError where none is left.
     """
     left = 0
     by_length = np.argsort(examples.lengths, kind="stable").tolist()
-    for at in range(0, len(by_length), batch_size):
+    for at in (share or Share()).of(range(0, len(by_length), batch_size)):
         good = []
         for index in by_length[at : at + batch_size]:
             try:
@@ -209,7 +216,7 @@ def in_order(examples: ExampleSet, batch_size: int, policy: Told | None = None) 
         left += len(good)
         if good:
             yield collate(good, examples.ports.pad_id)
-    if not left:
+    if not left and (share is None or share.world == 1):
         where = str(examples.samples.origin(0))
         raise DataError("none of these samples can be used any more", where, "put the data back as they were")
 

@@ -32,6 +32,10 @@ class Share:
         return samples[self.rank :: self.world]
 
 
+WHOLE = Share()
+"""All of each step."""
+
+
 class Looks(Protocol):
     """What an epoch sees where that is not each sample once."""
 

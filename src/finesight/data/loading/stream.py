@@ -81,7 +81,7 @@ class StreamSet:
         dealing = (batch_size, range(start, stop), share or Share())
         job = _Flow(self, dealing, micro_batch)
         crew = Workers(workers) if isinstance(workers, int) else workers
-        return released(answers(job, max(0, stop - start), crew), start, policy)
+        return released(answers(job, max(0, stop - start), crew), start, policy, share)
 
     def window_of(
         self, rows: Sequence[Numbered], micro_batch: int | Layout, policy: Told
