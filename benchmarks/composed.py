@@ -8,9 +8,7 @@ thing, must have an interval above zero. The recipe's own baselines stand beside
 """
 
 import argparse
-import datetime
 import json
-import os
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import finesight as fs
+from benchmarks.harness import circumstances, keep
 from finesight.config.load import load_recipe
 from finesight.config.recipe import Recipe
 from finesight.core.prediction import Prediction
@@ -29,8 +28,6 @@ from finesight.data.sets import read_splits
 from finesight.evaluation.compare import compare
 from finesight.evaluation.table import read
 from finesight.generation.predict import predict
-from finesight.runtime.environment import describe_machine, git_state, versions
-from finesight.runtime.files import write_json
 from finesight.runtime.notices import Notices
 from finesight.workflows.composed import composed_model
 
@@ -79,16 +76,7 @@ def main() -> int:
             words = {word.split("=", 1)[0]: word.split("=", 1)[1] for word in arguments.words}
             fs.train(RECIPE, **{"run.dir": str(run), **words})
         found = {"seconds": time.perf_counter() - began if arguments.run is None else None, **measured(run)}
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    document = {
-        "date": today,
-        "command": " ".join(["python -m benchmarks.composed", *sys.argv[1:]]),
-        "machine": {**describe_machine(), "load": os.getloadavg()},
-        "versions": versions(),
-        "git": git_state(Path.cwd()),
-        **found,
-    }
-    write_json(Path(__file__).parent / "results" / f"composed-{today}.json", document)
+    keep({**circumstances("composed", ["python -m benchmarks.composed", *sys.argv[1:]]), **found})
     print(json.dumps(found, indent=1))
     return int(any(lead["low"] <= 0 for lead in found["leads"] if lead["baseline"] == "untuned"))
 

@@ -6,6 +6,7 @@ within each round and its median reported, never the ratio of two medians.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -89,13 +90,7 @@ class Result:
     def document(self, command: Sequence[str]) -> dict[str, Any]:
         ratios = self.ratios()
         return {
-            "format": 1,
-            "name": self.name,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git": git_state(ROOT),
-            "command": " ".join(command),
-            "machine": describe_machine(),
-            "versions": versions(),
+            **circumstances(self.name, command),
             "unit": self.unit,
             "summary": {name: asdict(value) for name, value in self.spreads().items()},
             "ratios": {name: asdict(spread(values)) for name, values in ratios.items()},
@@ -116,9 +111,7 @@ class Result:
 
     def keep(self, command: Sequence[str], folder: Path = RESULTS) -> Path:
         """Print the table, write `<name>-YYYY-MM-DD.json` whole or not at all, and return its path."""
-        document = self.document(command)
-        path = folder / f"{self.name}-{document['date'][:10]}.json"
-        write_json(path, document)
+        path = keep(self.document(command), folder)
         print(f"{self.name} (median [smallest–largest])\n{self.table()}\n  → {path.name}")
         return path
 
@@ -172,3 +165,23 @@ class Requests:
     def answer(self, **told: Any) -> None:
         self._write.write(json.dumps(told) + "\n")
         self._write.flush()
+
+
+def circumstances(name: str, command: Sequence[str]) -> dict[str, Any]:
+    """What every result says beside its numbers."""
+    return {
+        "format": 1,
+        "name": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(ROOT),
+        "command": " ".join(command),
+        "machine": {**describe_machine(), "load": os.getloadavg()},
+        "versions": versions(),
+    }
+
+
+def keep(document: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a result as `<name>-YYYY-MM-DD.json`, whole or not at all, and return its path."""
+    path = folder / f"{document['name']}-{document['date'][:10]}.json"
+    write_json(path, document)
+    return path

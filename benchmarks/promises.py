@@ -10,7 +10,6 @@ the recipe keeps their features, and of training and evaluation.
 """
 
 import argparse
-import datetime
 import json
 import os
 import statistics
@@ -22,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finesight.runtime.environment import describe_machine, git_state, versions
-from finesight.runtime.files import write_json
+from benchmarks.harness import circumstances, keep
 
 
 @dataclass(frozen=True)
@@ -116,20 +114,15 @@ def train_seeds(recipe: str, seeds: list[int], words: list[str]) -> int:
     wrong = faults(promise, medians, leads, floor=0)
     if wall > promise.seconds:
         wrong.append(f"{wall:.0f} s are more than {promise.seconds:.0f}")
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     document = {
-        "date": today,
-        "command": " ".join(["python -m benchmarks.promises", *sys.argv[1:]]),
-        "machine": {**describe_machine(), "load": os.getloadavg()},
-        "versions": versions(),
-        "git": git_state(Path.cwd()),
+        **circumstances(recipe, ["python -m benchmarks.promises", *sys.argv[1:]]),
         "medians": medians,
         "seconds_median": statistics.median(run["seconds"] for run in runs.values()),
         "wall_seconds_median": wall,
         "short_of": wrong,
         "runs": runs,
     }
-    write_json(Path(__file__).parent / "results" / f"{recipe}-{today}.json", document)
+    keep(document)
     print(json.dumps({"medians": medians, "wall_seconds_median": wall, "short_of": wrong}, indent=1))
     return 1 if wrong else 0
 

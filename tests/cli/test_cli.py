@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -111,16 +110,6 @@ def test_help_is_light() -> None:
         )
         assert "torch" not in done.stderr
         assert "transformers" not in done.stderr
-
-
-def test_help_costs_at_most_a_fifth_of_a_second() -> None:
-    seconds = []
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", START, "--help"], capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) <= 0.2  # the least, since neighbours on the machine only add to it
 
 
 def test_version_and_help_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
