@@ -83,6 +83,14 @@ def test_like_lengths_come_together() -> None:
     assert sizes.sum() / positions(sizes, False) < 0.2
 
 
+def test_both_sides_of_an_encoder_decoder_are_alike() -> None:
+    draw = np.random.default_rng(0)
+    read, written = (np.exp(np.log(m) + 0.7 * draw.normal(size=1024)).astype(np.int64) + 1 for m in (67, 35))
+    sizes = np.stack([written, read], axis=1)
+    computed = sum(positions(sizes[group], False) for group in fill(sizes, 4096, False))
+    assert sizes.sum() / computed > 0.8, "the two are independent of each other"
+
+
 def test_positions_are_those_of_the_collated_batch() -> None:
     draw = np.random.default_rng(3)
 
