@@ -43,7 +43,7 @@ _ENDLESS = 10**9
 class Size:
     """How large a workload is: samples of a pass, and width and layers of its model."""
 
-    samples: int = 64
+    samples: int = 128
     width: int = 256
     layers: int = 4
     longest: int = 1024
@@ -202,7 +202,7 @@ class Plan:
     make: Callable[[Size], Workload]
     variants: dict[str, Variant]
     wanted: dict[str, tuple[str, str, float]]
-    rounds: int = 8
+    rounds: int = 5
 
 
 _TRAINER = "trainer"

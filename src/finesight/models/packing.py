@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from finesight.core.errors import ModelError
@@ -127,7 +127,7 @@ class PackedRows:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        inner: Any = model
+        inner: Any = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
         why = why_not_packed(inner.config.model_type, inner.config.is_encoder_decoder)
         if why:
             raise refused(why, inner.config.model_type)
@@ -280,9 +280,11 @@ def attend(
         return attend_varlen(query, key, value, row.bounds, row.longest, scaling, window), None
     row.routes.add("segments")
     made = []
-    for number, (begin, end) in enumerate(row.pairs):
-        q, k, v = (tensor[:, :, begin:end] for tensor in (query, key, value))
-        mask = None if masks is None else masks.of(number, end - begin, query.device)
+    lengths = [end - begin for begin, end in row.pairs]
+    # `split`, because the gradient of a slice is a whole row of zeros for each segment
+    parts = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    for number, (q, k, v) in enumerate(parts):
+        mask = None if masks is None else masks.of(number, lengths[number], query.device)
         if softcap is None:
             found, _ = sdpa_attention_forward(
                 module, q, k, v, mask, dropout=dropout, scaling=scaling, is_causal=causal
