@@ -192,6 +192,11 @@ def test_the_kernel_is_chosen_where_it_works(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert varlen.route_of(torch.device(device), dtype) == route
+    monkeypatch.setattr(varlen, "_kernel_known", lambda: False)  # of an older torch
+    assert varlen.route_of(torch.device(device), dtype) == "segments"
+
+
+KERNEL_SAW: set[torch.dtype] = set()
 
 
 def kernel(
@@ -214,6 +219,8 @@ def kernel(
         and most == most_too == begin.diff().max()
     )
     assert query.shape[0] == key.shape[0] == begin[-1] and window_size[1] == 0
+    assert query.dtype == key.dtype == value.dtype
+    KERNEL_SAW.add(query.dtype)
     groups = query.shape[1] // key.shape[1]
     assert enable_gqa == (groups > 1)
     made = torch.zeros_like(query)
@@ -245,6 +252,10 @@ def test_the_kernel_is_called_as_it_wants(name: str, with_kernel: None) -> None:
     assert forward.packed_rows.routes == (
         {"segments"} if name == "gemma2" else {"varlen"}
     )  # which caps scores
+    KERNEL_SAW.clear()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        forward(collate_packed(SOME))
+    assert (set() if name == "gemma2" else {torch.bfloat16}) == KERNEL_SAW
     drops = model_of(t.LlamaConfig(**SMALL, attention_dropout=0.5)).train()
     forward = SupervisedForward(drops, None)
     forward(collate_packed(SOME))

@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 
 from finesight.core.errors import ModelError
 from finesight.models.families import why_not_packed
-from finesight.models.varlen import Route, attend_varlen, can_varlen
+from finesight.models.varlen import Route, attend_varlen, autocast, can_varlen
 
 NAME = "finesight_packed"
 """What the attention is called in the interfaces of `transformers`."""
@@ -275,9 +275,11 @@ def attend(
     causal = getattr(module, "is_causal", True) if causal is None else causal
     window = None if masks is None else masks.window
     simple = causal and (masks is None or window is not None) and softcap is None and not dropout
-    if simple and can_varlen(query, value):
-        row.routes.add("varlen")
-        return attend_varlen(query, key, value, row.bounds, row.longest, scaling, window), None
+    if simple:
+        q, k, v = autocast(query, key, value)
+        if can_varlen(q, v):
+            row.routes.add("varlen")
+            return attend_varlen(q, k, v, row.bounds, row.longest, scaling, window), None
     row.routes.add("segments")
     made = []
     lengths = [end - begin for begin, end in row.pairs]
