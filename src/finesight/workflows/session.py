@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from finesight.runtime.signals import StopAsked, StopFlag
 from finesight.training.checkpoint import MOST_AT_ONCE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
 from finesight.training.loop import Loop, LoopState, Timetable
 from finesight.training.optim import build_optimizer
+from finesight.training.parallel import share_averages
 from finesight.training.records import Records
 from finesight.training.schedule import Schedule, warmup_steps
 from finesight.training.sharded import gathered, outline
@@ -40,7 +41,7 @@ from finesight.training.state import (
 )
 from finesight.training.step import Step, mean_loss
 from finesight.workflows.course import steps_of
-from finesight.workflows.engines import engine_of, unsliced
+from finesight.workflows.engines import engine_of, save_in_slices, unsliced
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
@@ -203,7 +204,10 @@ class Session:
             rows = score(answers, settings.metrics, "val", seed=recipe.run.seed, resamples=1)
             return {row.name: row.value for row in rows if row.slice == "all"}
 
-        with gathered(prepared.model):
+        if world.size > 1:
+            share_averages(prepared.model)
+        numbers = prepared.precision.autocast() if world.strategy == "fsdp" else nullcontext()
+        with gathered(prepared.model), numbers:  # slices are gathered in the numbers of the forward pass
             loss = mean_loss(
                 prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device, world
             )
@@ -222,28 +226,25 @@ class Session:
             raise StopAsked
 
     def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
-        """Write a checkpoint, which process 0 does for all; where another process was lost, it still can."""
+        """Write a checkpoint, which process 0 does for all unless each has its slices; where another process was lost,
+        it still can."""
         lost = self._world.control is not None and self._world.control.alone
         if lost and (self._world.strategy == "fsdp" or not self._world.first):
             return
         met = self._met() if lost else self._met_by_all()
         scaler = self._step.scaler.state_dict()
         facts = {"loop": dict(state), "scaler": scaler, "met": met}
-        sliced = (
-            self._tensors() if self._world.strategy == "fsdp" else None
-        )  # all processes have a part in it
-
-        def write() -> None:
-            self._checkpoints.save(Checkpoint(step, sliced or self._tensors(), facts), best)
-
-        if lost:
-            write()
+        if self._world.strategy == "fsdp":
+            save_in_slices(self._world, self._checkpoints, Checkpoint(step, self._tensors(), facts), best)
+        elif lost:
+            self._checkpoints.save(Checkpoint(step, self._tensors(), facts), best)
         else:
-            self._world.once(write)
+            self._world.once(lambda: self._checkpoints.save(Checkpoint(step, self._tensors(), facts), best))
 
     def _tensors(self) -> dict[str, dict[str, Any]]:
-        model = model_tensors(self._prepared.model, self._learned_alone)
-        return {"model": model, "optimizer": optimizer_tensors(self._optimizer)}
+        sliced = self._world.strategy == "fsdp"
+        model = model_tensors(self._prepared.model, self._learned_alone, sliced)
+        return {"model": model, "optimizer": optimizer_tensors(self._optimizer, sliced)}
 
     def _met(self) -> dict[str, list[Any]]:
         """Rows that were met in use and left out, or cut."""

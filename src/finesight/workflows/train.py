@@ -21,7 +21,7 @@ from finesight.evaluation.table import results_document
 from finesight.runtime.distributed import World, joined
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
-from finesight.runtime.logs import logging_to
+from finesight.runtime.logs import errors_to, logging_to
 from finesight.runtime.notices import Notices
 from finesight.runtime.signals import StopFlag, stop_on_signals
 from finesight.training.checkpoint import Checkpoints, load_checkpoint
@@ -48,7 +48,11 @@ def train(
     first one writes the run, and it alone gives back the summary.
     """
     with joined(recipe.parallel.strategy, recipe.parallel.timeout, recipe.run.device) as world:
-        return _stages(recipe, resume, dry_run, observer if world.first else None, world)
+        if world.control is None or world.first:
+            return _stages(recipe, resume, dry_run, observer, world)
+        control = world.control
+        with errors_to(Path(recipe.directory) / f"process-{world.rank}.log", lambda: control.ending):
+            return _stages(recipe, resume, dry_run, None, world)
 
 
 def _stages(
@@ -77,6 +81,8 @@ def _run(recipe: Recipe, resume: bool, observer: Observer | None, world: World) 
         if world.once(run.results.is_file):
             _log.info("this run is finished: nothing is trained again")
         else:
+            if world.control is not None:
+                world.control.hurried = asked
             with logging_to(run.log) if world.first else nullcontext():
                 _train(recipe, run, asked, observer, world)
         if not world.first:
