@@ -203,5 +203,6 @@ def slices(world: World, folder: Path) -> dict[str, Any]:
             torch.equal(whole[group][name], again[group][name]) for group in whole for name in whole[group]
         ),
         "names": {group: sorted(again[group]) == sorted(whole[group]) for group in whole},
+        "folder": str(place),
         "files": sorted(path.name for path in place.iterdir()),
     }

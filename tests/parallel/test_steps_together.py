@@ -1,6 +1,10 @@
 """Two processes that step together do what one does: DDP and FSDP2, rows with and without pictures, epoch tails."""
 
+import json
 import math
+import os
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,9 @@ import steps
 import torch
 from worlds import together
 
+from finesight.core.errors import RunError
 from finesight.runtime.distributed import ALONE
+from finesight.training.slices import read_slices
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +60,39 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both(
         assert all(math.isclose(value, expected, abs_tol=1e-5) for value in case["sums"])
 
 
-def test_slices_are_the_whole_and_hold_no_pickle_of_anything_else(
-    found: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_slices_are_the_whole(found: list[dict[str, Any]]) -> None:
     for process in found:
         case = process["slices"]
         assert case["equal"] and all(case["names"].values())
         assert case["files"] == ["__0_0.distcp", "__1_0.distcp", "slices.json"]
+
+
+class Hostile:
+    """What runs code where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path(os.environ["FINESIGHT_TRAP"]),))
+
+
+def test_no_pickle_is_opened(
+    found: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H3: neither a `.metadata` beside the slices nor a slice that is a pickle runs what it holds."""
+    folder = shutil.copytree(found[0]["slices"]["folder"], tmp_path / "slices")
+    trap = tmp_path / "sprung"
+    monkeypatch.setenv("FINESIGHT_TRAP", str(trap))
+    pickle.loads(pickle.dumps(Hostile()))
+    assert trap.exists()  # it works
+    trap.unlink()
+    (folder / ".metadata").write_bytes(pickle.dumps(Hostile()))
+    assert read_slices(folder)["model"]
+    torch.save(Hostile(), folder / "__1_0.distcp")
+    index = json.loads((folder / "slices.json").read_text(encoding="utf-8"))
+    for tensor in index.values():
+        for chunk in tensor["chunks"]:
+            if chunk["file"].startswith("__1"):
+                chunk |= {"at": 0, "bytes": (folder / "__1_0.distcp").stat().st_size}
+    (folder / "slices.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(RunError, match="its slices cannot be read: UnpicklingError"):
+        read_slices(folder)
+    assert not trap.exists()

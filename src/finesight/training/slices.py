@@ -90,7 +90,8 @@ def write_slices(folder: Path, groups: Groups) -> None:
 
 
 def read_slices(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The whole tensors of a folder, in groups; the folder was found whole before."""
+    """The whole tensors of a folder, in groups; the folder was found whole before. Raises RunError where it cannot be
+    read."""
     reader = _Reader(folder)
     flat: dict[str, Any] = {}
     for key, about in reader.read_metadata().state_dict_metadata.items():
@@ -98,7 +99,16 @@ def read_slices(folder: Path) -> dict[str, dict[str, Tensor]]:
         flat[key] = torch.empty(about.size, dtype=about.properties.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is asked to be
-        load(flat, storage_reader=reader, no_dist=True)
+        try:
+            load(flat, storage_reader=reader, no_dist=True)
+        except CheckpointException as error:
+            why, _ = next(iter(error.failures.values()))
+            first = str(why).splitlines()[0] if str(why) else ""
+            raise RunError(
+                f"its slices cannot be read: {type(why).__name__}: {first}",
+                str(folder),
+                "use another checkpoint",
+            ) from error
     groups: dict[str, dict[str, Tensor]] = {}
     for key, value in flat.items():
         group, _, name = key.partition("/")
