@@ -1,4 +1,4 @@
-"""docs/parallel.md: its excerpt is valid, its table has every key with its default, each test that it names is there."""
+"""docs/parallel.md: its excerpt is valid, its table has every key, each test that it names is there."""
 
 import re
 from pathlib import Path

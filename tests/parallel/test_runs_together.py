@@ -119,6 +119,10 @@ def test_slices_are_stopped_by_one_process_and_go_on_in_one(data: Path, alone: P
     }
     assert 4 <= load_checkpoint(saved).step < STEPS
     assert not list(folder.glob("process-*.log"))  # the first process tells what all know
+    running = start(wanted, resume=True)  # each reads its own slices
+    wait_for_steps(running, folder, 7)
+    os.kill(running.processes[0].pid or 0, signal.SIGTERM)
+    assert running.end(60) == [75, 75], running.said()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("finesight.workflows.train.build_report", lambda path: path / "report.html")
         train(parse_recipe(mapping(data, folder)), resume=True)

@@ -30,7 +30,7 @@ from finesight.runtime.files import (
     write_text,
 )
 from finesight.runtime.notices import Notices
-from finesight.training.slices import INDEX, read_slices
+from finesight.training.slices import INDEX, Room, read_slices
 
 _MANIFEST = "manifest.json"
 _KEPT = 2
@@ -202,14 +202,15 @@ def _fault_of(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint directory; raises RunError where it is not whole."""
+def load_checkpoint(path: Path, room: Room | None = None) -> Checkpoint:
+    """Read a checkpoint directory; raises RunError where it is not whole. Slices are read into a given `room`."""
     broken = _fault_of(path)
     if broken is not None:
         raise RunError(f"the checkpoint is not whole: {broken}", str(path), "use another checkpoint")
     state = json.loads((path / _STATE).read_text(encoding="utf-8"))
     names = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["files"]
     if INDEX in names:
-        return Checkpoint(int(state.pop("step")), read_slices(path), state)
+        tensors = read_slices(path) if room is None else read_slices(path, room)
+        return Checkpoint(int(state.pop("step")), tensors, state)
     tensors = {Path(name).stem: load_file(path / name) for name in names if name.endswith(".safetensors")}
     return Checkpoint(int(state.pop("step")), tensors, state)

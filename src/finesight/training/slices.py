@@ -6,7 +6,7 @@ are. What is read is tensors alone: no pickle but those of plain tensors is open
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +89,26 @@ def write_slices(folder: Path, groups: Groups) -> None:
         ) from error
 
 
-def read_slices(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The whole tensors of a folder, in groups; the folder was found whole before. Raises RunError where it cannot be
-    read."""
+Room = Callable[[str, str, torch.Size, torch.dtype], Tensor]
+"""Gives the tensor that the values of a group's tensor of this name, shape and dtype are read into."""
+
+
+def _anywhere(group: str, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def read_slices(folder: Path, room: Room = _anywhere) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a folder, in groups; the folder was found whole before. They are whole, unless `room` is made of
+    slices: then each process reads its own alone.
+
+    Raises RunError where it cannot be read.
+    """
     reader = _Reader(folder)
     flat: dict[str, Any] = {}
     for key, about in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(about, TensorStorageMetadata)
-        flat[key] = torch.empty(about.size, dtype=about.properties.dtype)
+        group, _, name = key.partition("/")
+        flat[key] = room(group, name, about.size, about.properties.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is asked to be
         try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from finesight.core.errors import RunError
 from finesight.training.sharded import like, whole_tensor
+from finesight.training.slices import Room
 
 
 def model_tensors(module: nn.Module, learned: bool = False, sliced: bool = False) -> dict[str, Tensor]:
@@ -92,3 +93,21 @@ def _same_names(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: s
             where,
             "use the recipe that they were saved with",
         )
+
+
+def room_of(module: nn.Module, optimizer: torch.optim.Optimizer, learned: bool) -> Room:
+    """Where a sliced model and its optimizer want what is read from slices: cut as their own are."""
+    own = owned(module, learned)
+    learns = {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    }
+
+    def room(group: str, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        like_it = own.get(name) if group == "model" else learns.get(name.rpartition("/")[0])
+        if like_it is None or like_it.shape != shape:  # a counter; or what does not fit, as is told then
+            return torch.empty(shape, dtype=dtype)
+        return torch.empty_like(like_it.detach(), dtype=dtype)
+
+    return room

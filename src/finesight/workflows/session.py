@@ -38,6 +38,7 @@ from finesight.training.state import (
     owned,
     restore_model,
     restore_optimizer,
+    room_of,
 )
 from finesight.training.step import Step, mean_loss
 from finesight.workflows.course import steps_of
@@ -97,7 +98,7 @@ class Session:
                 self._records.rewind(0, False)
             _log.info("begins at step 1 of %d", self._steps)
             return LoopState()
-        saved = load_checkpoint(Path(newest))
+        saved = self._load(newest)
         restore_model(self._prepared.model, saved.tensors["model"], newest, self._learned_alone)
         restore_optimizer(self._optimizer, saved.tensors["optimizer"], newest)
         self._step.scaler.load_state_dict(saved.state["scaler"])
@@ -109,6 +110,18 @@ class Session:
             self._records.rewind(state.step, state.evaluated == state.step)
         _log.info("resumed after step %d of %d", state.step, self._steps)
         return state
+
+    def take_best(self) -> Prepared:
+        """What was prepared, with the weights of the best checkpoint; the whole model in every process."""
+        best = self._world.once(lambda: str(self._checkpoints.best_or_last()))
+        restore_model(self._prepared.model, self._load(best).tensors["model"], best, self._learned_alone)
+        return self._prepared if self._outline is None else unsliced(self._prepared, self._outline)
+
+    def _load(self, place: str) -> Checkpoint:
+        """A checkpoint; of slices a sliced model reads its own alone."""
+        sliced = self._world.strategy == "fsdp"
+        room = room_of(self._prepared.model, self._optimizer, self._learned_alone) if sliced else None
+        return load_checkpoint(Path(place), room)
 
     def _newest(self) -> str | None:
         found = self._checkpoints.newest()
@@ -173,10 +186,6 @@ class Session:
         workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
         with closing(self._course.windows(state.step, self._steps, workers)) as source:
             loop.run(source, state)
-
-    def whole(self) -> Prepared:
-        """What was prepared, with the whole model in every process once it has learned."""
-        return self._prepared if self._outline is None else unsliced(self._prepared, self._outline)
 
     def _predict(self, state: LoopState) -> None:
         """Write what the rest of the run will take. A model in slices is timed by all processes, another by one."""

@@ -24,9 +24,8 @@ from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.logs import errors_to, logging_to
 from finesight.runtime.notices import Notices
 from finesight.runtime.signals import StopFlag, stop_on_signals
-from finesight.training.checkpoint import Checkpoints, load_checkpoint
+from finesight.training.checkpoint import Checkpoints
 from finesight.training.loop import LoopState
-from finesight.training.state import restore_model
 from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
@@ -116,10 +115,7 @@ def _train(
         session.fit(state)
     finally:
         _list_faults(run, prepared, world)
-    best = world.once(lambda: str(checkpoints.best_or_last()))
-    learned = prepared.adapted is not None
-    restore_model(prepared.model, load_checkpoint(Path(best)).tensors["model"], best, learned)
-    prepared = session.whole()
+    prepared = session.take_best()
     world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
     measured = _measure(recipe, run, prepared, asked, observer, world)
     if not world.first:
