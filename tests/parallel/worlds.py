@@ -68,7 +68,9 @@ class Running:
 
     def __init__(self, logs: Path, size: int, target: Any, *arguments: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tiny_runs", "finesight.workflows.train"])
+        context.set_forkserver_preload(
+            ["tiny_runs", "finesight.workflows.train", "finesight.workflows.adapting"]
+        )
         logs.mkdir(parents=True, exist_ok=True)
         self.logs = [logs / f"{rank}.stderr" for rank in range(size)]
         port = free_port()

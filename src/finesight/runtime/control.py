@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from finesight.core.errors import (
@@ -35,6 +35,8 @@ _SHORTEST, _LONGEST = 0.0002, 0.02
 """Seconds between two looks for a key: the longer it takes, the rarer."""
 _PART = 4 * 2**20
 """Bytes of one value; the store takes 8 MiB."""
+_HURRIED = 10.0
+"""Seconds of silence that are too long where a process was asked to stop; `torchrun` kills it after 30."""
 _GRACE = 20.0
 """Seconds in which a process that waits for a lost one is to end by itself."""
 
@@ -80,6 +82,8 @@ class Control:
         self._store, self.rank, self.size, self._timeout = store, rank, size, timeout
         self._number, self._parts = 0, [0, 0]
         self._lost: FinesightError | None = None
+        self.hurried: Callable[[], bool] = lambda: False
+        """Whether this process was asked to stop; its launcher, which may have lost another one, kills it soon."""
         self.ending = False
         """Whether all processes know that all of them end now."""
         self._leaving, self._done = False, threading.Event()
@@ -214,7 +218,8 @@ class Control:
                 return self._lose(self._gone(0, "its connection is closed"))
 
     def _silent(self, store: Store, rank: int, since: float) -> bool:
-        return time.monotonic() - since > self._timeout and not store.check([f"left/{rank}"])
+        limit = min(self._timeout, _HURRIED) if self.hurried() else self._timeout
+        return time.monotonic() - since > limit and not store.check([f"left/{rank}"])
 
     def _lose(self, error: FinesightError) -> None:
         """Let the main thread raise the error; end the process where it is caught in a collective."""

@@ -55,7 +55,7 @@ class World:
         stop = isinstance(error, StopAsked)
         failed = told(error) if error is not None and not stop else None
         heads = self.control.exchange({"facts": facts, "stop": stop, "error": failed})
-        self.control.ending = any(head["error"] or head["stop"] for head in heads)
+        self.control.ending |= any(head["error"] or head["stop"] for head in heads)
         for rank, head in enumerate(heads):
             if head["error"] is not None:
                 raise error if error is not None and not stop else heard(rank, head["error"])

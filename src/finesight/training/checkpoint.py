@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from finesight.runtime.files import (
     write_text,
 )
 from finesight.runtime.notices import Notices
+from finesight.training.slices import INDEX, Room, read_slices
 
 _MANIFEST = "manifest.json"
 _KEPT = 2
@@ -59,6 +61,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _write_tensors(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for group, named in tensors.items():
+        file = folder / f"{group}.safetensors"
+        save_file({key: value.contiguous() for key, value in named.items()}, file)
+        sync_file(file)
+
+
 def bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
     """Bytes of a checkpoint of these tensors on the disk."""
     return sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values()) + _SPARE
@@ -82,14 +91,15 @@ class Checkpoints:
         if shutil.disk_usage(self._folder).free < needed:
             raise disk_full(self._folder, needed)
 
-    def save(self, checkpoint: Checkpoint, best: bool) -> None:
+    def save(self, checkpoint: Checkpoint, best: bool, write: Callable[[Path], object] | None = None) -> None:
         """Write a checkpoint, point `last` (and `best`) to it, and remove those that neither names.
 
-        A step that is saved already is not written again: its files are what they would be.
+        A step that is saved already is not written again: its files are what they would be. `write` writes the tensors
+        into a folder in its own way, such as in slices.
         """
         name = f"step-{checkpoint.step}"
         if not (self._folder / name).is_dir():
-            self._write(name, checkpoint)
+            self._write(name, checkpoint, write or partial(_write_tensors, tensors=checkpoint.tensors))
         write_text(self._folder / "last", name + "\n")
         if best:
             write_text(self._folder / "best", name + "\n")
@@ -120,7 +130,7 @@ class Checkpoints:
                 )
         raise RunError("no checkpoint is whole", str(self._folder), "resume the run, or train it again")
 
-    def _write(self, name: str, checkpoint: Checkpoint) -> None:
+    def _write(self, name: str, checkpoint: Checkpoint, write: Callable[[Path], object]) -> None:
         needed = bytes_needed(checkpoint.tensors)
         self.check_space(needed)
         temporary = self._folder / (name + TEMPORARY)
@@ -129,10 +139,7 @@ class Checkpoints:
         temporary.mkdir()
         try:
             with told_when_full(self._folder, needed):
-                for group, tensors in checkpoint.tensors.items():
-                    file = temporary / f"{group}.safetensors"
-                    save_file({key: value.contiguous() for key, value in tensors.items()}, file)
-                    sync_file(file)
+                write(temporary)
                 write_json(temporary / _STATE, {"step": checkpoint.step, **checkpoint.state})
                 written = sorted(temporary.iterdir())
                 files = {
@@ -195,12 +202,15 @@ def _fault_of(path: Path) -> str | None:
     return None
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint directory; raises RunError where it is not whole."""
+def load_checkpoint(path: Path, room: Room | None = None) -> Checkpoint:
+    """Read a checkpoint directory; raises RunError where it is not whole. Slices are read into a given `room`."""
     broken = _fault_of(path)
     if broken is not None:
         raise RunError(f"the checkpoint is not whole: {broken}", str(path), "use another checkpoint")
     state = json.loads((path / _STATE).read_text(encoding="utf-8"))
     names = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))["files"]
+    if INDEX in names:
+        tensors = read_slices(path) if room is None else read_slices(path, room)
+        return Checkpoint(int(state.pop("step")), tensors, state)
     tensors = {Path(name).stem: load_file(path / name) for name in names if name.endswith(".safetensors")}
     return Checkpoint(int(state.pop("step")), tensors, state)

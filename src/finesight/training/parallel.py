@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from finesight.core.batch import Batch
@@ -92,12 +93,28 @@ def added(value: Tensor) -> float:
     return float(total)
 
 
+def has_averages(model: nn.Module) -> bool:
+    """Whether batch norms of the model keep averages of what they have seen."""
+    return any(isinstance(part, _BatchNorm) and part.track_running_stats for part in model.modules())
+
+
+def share_averages(model: nn.Module) -> None:
+    """Give all processes the averages of process 0's batch norms."""
+    for part in model.modules():
+        if isinstance(part, _BatchNorm):
+            for value in part.buffers(recurse=False):
+                dist.broadcast(value, 0)
+
+
 class _Measured(nn.Module):
     """A model and a measure of it as one module, as DDP wants it."""
 
     def __init__(self, model: nn.Module, measure: Measure) -> None:
         super().__init__()
         self.model, self._measure = model, measure
+        # DDP, which looks for parameters that a step does not reach, complains in runs that have none
+        learns = next(value for value in model.parameters() if value.requires_grad)
+        self.never_reached = nn.Parameter(learns.new_zeros(1))
 
     def forward(self, batch: Batch) -> Tensor:
         """The measure of a batch."""

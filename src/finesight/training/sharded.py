@@ -142,7 +142,7 @@ def whole_tensor(value: Tensor) -> Tensor:
 
 def like(value: Tensor, own: Tensor) -> Tensor:
     """A whole tensor cut as `own` is, where that is in slices; every process has the same `value`."""
-    if not isinstance(own, DTensor):
+    if not isinstance(own, DTensor) or isinstance(value, DTensor):  # cut already
         return value
     value = value.to(own.device_mesh.device_type)
     return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)

@@ -1,6 +1,7 @@
 """Weights and optimizer state as named tensors, and back; exact to the bit.
 
-Where a model is in slices, all processes call these together; each gets, and gives, whole tensors.
+Where a model is in slices, all processes call these together; each gets (but where `sliced` is asked for), and gives,
+whole tensors.
 """
 
 from collections.abc import Mapping
@@ -10,14 +11,20 @@ from torch import Tensor, nn
 
 from finesight.core.errors import RunError
 from finesight.training.sharded import like, whole_tensor
+from finesight.training.slices import Room
 
 
-def model_tensors(module: nn.Module, learned: bool = False) -> dict[str, Tensor]:
+def model_tensors(module: nn.Module, learned: bool = False, sliced: bool = False) -> dict[str, Tensor]:
     """Parameters (a tied one once) and saved buffers by name, detached, on the CPU.
 
     With `learned`, the parameters that learn alone: the others are those of a base model that is saved elsewhere.
+    `sliced` ones are as they are, where they are.
     """
-    return {name: whole_tensor(value.detach()).cpu() for name, value in owned(module, learned).items()}
+    return {name: _given(value, sliced) for name, value in owned(module, learned).items()}
+
+
+def _given(value: Tensor, sliced: bool) -> Tensor:
+    return value.detach() if sliced else whole_tensor(value.detach()).cpu()
 
 
 def restore_model(
@@ -46,13 +53,13 @@ def owned(module: nn.Module, learned: bool) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **buffers}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, sliced: bool = False) -> dict[str, Tensor]:
     """State of each parameter as `<parameter name>/<state name>`; groups carry their parameters' `names`."""
     flat = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
-                flat[f"{name}/{key}"] = whole_tensor(value.detach()).cpu()
+                flat[f"{name}/{key}"] = _given(value, sliced)
     return flat
 
 
@@ -86,3 +93,21 @@ def _same_names(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: s
             where,
             "use the recipe that they were saved with",
         )
+
+
+def room_of(module: nn.Module, optimizer: torch.optim.Optimizer, learned: bool) -> Room:
+    """Where a sliced model and its optimizer want what is read from slices: cut as their own are."""
+    own = owned(module, learned)
+    learns = {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    }
+
+    def room(group: str, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        like_it = own.get(name) if group == "model" else learns.get(name.rpartition("/")[0])
+        if like_it is None or like_it.shape != shape:  # a counter; or what does not fit, as is told then
+            return torch.empty(shape, dtype=dtype)
+        return torch.empty_like(like_it.detach(), dtype=dtype)
+
+    return room

@@ -1,6 +1,7 @@
 """Beginning and continuing a run directory: nothing that is there is ever overwritten."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,10 @@ _HARMLESS = (
     *("run.name", "run.dir", "run.threads"),
 )
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
+
+
+_PROCESS_LOG = re.compile(r"process-\d+\.log")
+"""What a process other than the first one says where it fails."""
 
 
 @contextmanager
@@ -67,6 +72,7 @@ def _never_begun(run: RunDirectory) -> bool:
     left = {run.recipe.name, run.log.name, run.lock.name}
     names = {path.name for path in run.path.iterdir() if not path.name.endswith(TEMPORARY)}
     names -= {run.stages.name}
+    names = {name for name in names if not _PROCESS_LOG.fullmatch(name)}
     return not names or (run.lock.name in names and names <= left)
 
 

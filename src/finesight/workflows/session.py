@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from finesight.runtime.signals import StopAsked, StopFlag
 from finesight.training.checkpoint import MOST_AT_ONCE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
 from finesight.training.loop import Loop, LoopState, Timetable
 from finesight.training.optim import build_optimizer
+from finesight.training.parallel import share_averages
 from finesight.training.records import Records
 from finesight.training.schedule import Schedule, warmup_steps
 from finesight.training.sharded import gathered, outline
@@ -37,10 +38,11 @@ from finesight.training.state import (
     owned,
     restore_model,
     restore_optimizer,
+    room_of,
 )
 from finesight.training.step import Step, mean_loss
 from finesight.workflows.course import steps_of
-from finesight.workflows.engines import engine_of, unsliced
+from finesight.workflows.engines import engine_of, save_in_slices, unsliced
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
@@ -96,7 +98,7 @@ class Session:
                 self._records.rewind(0, False)
             _log.info("begins at step 1 of %d", self._steps)
             return LoopState()
-        saved = load_checkpoint(Path(newest))
+        saved = self._load(newest)
         restore_model(self._prepared.model, saved.tensors["model"], newest, self._learned_alone)
         restore_optimizer(self._optimizer, saved.tensors["optimizer"], newest)
         self._step.scaler.load_state_dict(saved.state["scaler"])
@@ -108,6 +110,18 @@ class Session:
             self._records.rewind(state.step, state.evaluated == state.step)
         _log.info("resumed after step %d of %d", state.step, self._steps)
         return state
+
+    def take_best(self) -> Prepared:
+        """What was prepared, with the weights of the best checkpoint; the whole model in every process."""
+        best = self._world.once(lambda: str(self._checkpoints.best_or_last()))
+        restore_model(self._prepared.model, self._load(best).tensors["model"], best, self._learned_alone)
+        return self._prepared if self._outline is None else unsliced(self._prepared, self._outline)
+
+    def _load(self, place: str) -> Checkpoint:
+        """A checkpoint; of slices a sliced model reads its own alone."""
+        sliced = self._world.strategy == "fsdp"
+        room = room_of(self._prepared.model, self._optimizer, self._learned_alone) if sliced else None
+        return load_checkpoint(Path(place), room)
 
     def _newest(self) -> str | None:
         found = self._checkpoints.newest()
@@ -173,10 +187,6 @@ class Session:
         with closing(self._course.windows(state.step, self._steps, workers)) as source:
             loop.run(source, state)
 
-    def whole(self) -> Prepared:
-        """What was prepared, with the whole model in every process once it has learned."""
-        return self._prepared if self._outline is None else unsliced(self._prepared, self._outline)
-
     def _predict(self, state: LoopState) -> None:
         """Write what the rest of the run will take. A model in slices is timed by all processes, another by one."""
         world, run = self._world, self._run
@@ -203,7 +213,10 @@ class Session:
             rows = score(answers, settings.metrics, "val", seed=recipe.run.seed, resamples=1)
             return {row.name: row.value for row in rows if row.slice == "all"}
 
-        with gathered(prepared.model):
+        if world.size > 1:
+            share_averages(prepared.model)
+        numbers = prepared.precision.autocast() if world.strategy == "fsdp" else nullcontext()
+        with gathered(prepared.model), numbers:  # slices are gathered in the numbers of the forward pass
             loss = mean_loss(
                 prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device, world
             )
@@ -222,28 +235,25 @@ class Session:
             raise StopAsked
 
     def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
-        """Write a checkpoint, which process 0 does for all; where another process was lost, it still can."""
+        """Write a checkpoint, which process 0 does for all unless each has its slices; where another process was lost,
+        it still can."""
         lost = self._world.control is not None and self._world.control.alone
         if lost and (self._world.strategy == "fsdp" or not self._world.first):
             return
         met = self._met() if lost else self._met_by_all()
         scaler = self._step.scaler.state_dict()
         facts = {"loop": dict(state), "scaler": scaler, "met": met}
-        sliced = (
-            self._tensors() if self._world.strategy == "fsdp" else None
-        )  # all processes have a part in it
-
-        def write() -> None:
-            self._checkpoints.save(Checkpoint(step, sliced or self._tensors(), facts), best)
-
-        if lost:
-            write()
+        if self._world.strategy == "fsdp":
+            save_in_slices(self._world, self._checkpoints, Checkpoint(step, self._tensors(), facts), best)
+        elif lost:
+            self._checkpoints.save(Checkpoint(step, self._tensors(), facts), best)
         else:
-            self._world.once(write)
+            self._world.once(lambda: self._checkpoints.save(Checkpoint(step, self._tensors(), facts), best))
 
     def _tensors(self) -> dict[str, dict[str, Any]]:
-        model = model_tensors(self._prepared.model, self._learned_alone)
-        return {"model": model, "optimizer": optimizer_tensors(self._optimizer)}
+        sliced = self._world.strategy == "fsdp"
+        model = model_tensors(self._prepared.model, self._learned_alone, sliced)
+        return {"model": model, "optimizer": optimizer_tensors(self._optimizer, sliced)}
 
     def _met(self) -> dict[str, list[Any]]:
         """Rows that were met in use and left out, or cut."""

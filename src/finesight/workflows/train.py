@@ -21,12 +21,11 @@ from finesight.evaluation.table import results_document
 from finesight.runtime.distributed import World, joined
 from finesight.runtime.environment import environment
 from finesight.runtime.files import write_json, write_table, write_text
-from finesight.runtime.logs import logging_to
+from finesight.runtime.logs import errors_to, logging_to
 from finesight.runtime.notices import Notices
 from finesight.runtime.signals import StopFlag, stop_on_signals
-from finesight.training.checkpoint import Checkpoints, load_checkpoint
+from finesight.training.checkpoint import Checkpoints
 from finesight.training.loop import LoopState
-from finesight.training.state import restore_model
 from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
@@ -48,7 +47,11 @@ def train(
     first one writes the run, and it alone gives back the summary.
     """
     with joined(recipe.parallel.strategy, recipe.parallel.timeout, recipe.run.device) as world:
-        return _stages(recipe, resume, dry_run, observer if world.first else None, world)
+        if world.control is None or world.first:
+            return _stages(recipe, resume, dry_run, observer, world)
+        control = world.control
+        with errors_to(Path(recipe.directory) / f"process-{world.rank}.log", lambda: control.ending):
+            return _stages(recipe, resume, dry_run, None, world)
 
 
 def _stages(
@@ -77,6 +80,8 @@ def _run(recipe: Recipe, resume: bool, observer: Observer | None, world: World) 
         if world.once(run.results.is_file):
             _log.info("this run is finished: nothing is trained again")
         else:
+            if world.control is not None:
+                world.control.hurried = asked
             with logging_to(run.log) if world.first else nullcontext():
                 _train(recipe, run, asked, observer, world)
         if not world.first:
@@ -110,10 +115,7 @@ def _train(
         session.fit(state)
     finally:
         _list_faults(run, prepared, world)
-    best = world.once(lambda: str(checkpoints.best_or_last()))
-    learned = prepared.adapted is not None
-    restore_model(prepared.model, load_checkpoint(Path(best)).tensors["model"], best, learned)
-    prepared = session.whole()
+    prepared = session.take_best()
     world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
     measured = _measure(recipe, run, prepared, asked, observer, world)
     if not world.first:
