@@ -16,7 +16,7 @@ from finesight.data.loading.order import Order
 from finesight.models.parts import freeze
 from finesight.runtime.device import choose_device
 from finesight.runtime.notices import Notices
-from finesight.training.schedule import Schedule, warmup_steps
+from finesight.training.schedule import Schedule, part_of_steps
 from finesight.workflows.prepare import prepare
 
 SEED = 7
@@ -51,7 +51,7 @@ def quickstart(count: int = 24) -> Workload:
     image = prepared.ports.image
     assert image is not None
     total = train.max_steps or order.steps_per_epoch * (train.epochs or 1)
-    schedule = Schedule(train.lr, total, warmup_steps(train.warmup, total), train.schedule, train.min_lr)
+    schedule = Schedule(train.lr, total, part_of_steps(train.warmup, total), train.schedule, train.min_lr)
     whole = [step for step in steps if len(step) == train.batch_size]
     return Workload(prepared.model, image, prepared.ports.pad_id, whole, train, schedule)
 

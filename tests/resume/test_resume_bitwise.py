@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_runs import begin, essence, finish, rows, steps_made, tiny_mapping, wait_for
 
-from finesight.training.schedule import Schedule, warmup_steps
+from finesight.training.schedule import Schedule, part_of_steps
 
 STEPS = 60
 LONG = {"max_steps": STEPS, "stop": {"patience": 50, "threshold": 0.001}}
@@ -118,7 +118,7 @@ def test_rate_is_the_closed_form_over_interruptions(tmp_path: Path, tiny_data: P
         os.kill(process.pid, signal.SIGTERM)
         assert finish(process) == 75
     _complete(mapping, resume=True)
-    schedule = Schedule(3e-3, 24, warmup_steps(0.25, 24), "cosine", 0.1)
+    schedule = Schedule(3e-3, 24, part_of_steps(0.25, 24), "cosine", 0.1)
     logged = [(row["step"], row["lr"]) for row in rows(tmp_path / "run" / "metrics.jsonl") if "lr" in row]
     assert logged == [(step, pytest.approx(schedule.rate(step), rel=1e-12)) for step in range(1, 25)]
 

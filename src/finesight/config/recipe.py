@@ -109,6 +109,17 @@ class Recipe(Section):
             )
         return train
 
+    @field_validator("parallel")
+    @classmethod
+    def _slices_have_adamw(cls, parallel: Parallel, info: ValidationInfo) -> Parallel:
+        train = info.data.get("train")
+        if parallel.strategy == "fsdp" and train is not None and train.optimizer != "adamw":
+            raise Inconsistent(
+                f"with fsdp matrices are in slices, and `train.optimizer: {train.optimizer}` needs them whole",
+                "use `strategy: ddp`, or `train.optimizer: adamw`",
+            )
+        return parallel
+
     @field_validator("train")
     @classmethod
     def _no_tokens_on_a_stream(cls, train: Train, info: ValidationInfo) -> Train:

@@ -39,6 +39,12 @@ SCORES: Mapping[MetricName, tuple[BestBy, ...]] = MappingProxyType(
 """Names of the scores that each metric gives."""
 
 
+_StepsOrShare = Annotated[
+    Annotated[NonNegativeInt, Tag("a whole number")] | Annotated[float, Field(ge=0, lt=1), Tag("a number")],
+    by_shape,
+]
+
+
 class Stop(Section):
     """Early stopping on `evaluation.best_by`."""
 
@@ -55,6 +61,24 @@ class Stop(Section):
 def _default_size(known: dict[str, Any]) -> int | None:
     """`batch_size` where a recipe does not say it."""
     return 32 if known.get("batch_tokens") is None else None
+
+
+class Group(Section):
+    """Parameters that learn in their own way."""
+
+    match: str
+    """A part (`vision_tower`, `projector`, `language_model`, …), `adapter` for what an adapter adds, or a pattern of
+    parameter names, in which `*` stands for anything. One that matches nothing is an error."""
+    lr: PositiveFloat | None = None
+    """Highest learning rate of these; the schedule is that of all."""
+    weight_decay: NonNegativeFloat | None = None
+    """Decay of these, biases, norms and embeddings among them."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Group":
+        if self.lr is None and self.weight_decay is None:
+            raise Inconsistent(f"the group of `{self.match}` changes nothing", "give `lr` or `weight_decay`")
+        return self
 
 
 class Train(Section):
@@ -80,22 +104,30 @@ class Train(Section):
     """Most tokens of one forward and backward pass, padding among them; no bound where absent."""
     lr: PositiveFloat = 1e-3
     """Highest learning rate."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """What the learning rate does after warming up."""
-    warmup: Annotated[
-        Annotated[NonNegativeInt, Tag("a whole number")]
-        | Annotated[float, Field(ge=0, lt=1), Tag("a number")],
-        by_shape,
-    ] = 0.03
+    schedule: Literal["constant", "linear", "cosine", "polynomial", "inverse_sqrt", "wsd"] = "cosine"
+    """What the learning rate does after warming up: stay, fall in a line, in half a cosine, as a `power` of what is
+    left, as one over the root of the steps, or stay and fall in a line at the end (`wsd`: warm-up, stable, decay)."""
+    power: PositiveFloat | None = None
+    """With `schedule: polynomial`: 1 is a line, 2 where absent."""
+    decay: _StepsOrShare | None = None
+    """With `schedule: wsd`: the last steps, in which the rate falls; below 1, a share of all. 0.2 where absent."""
+    warmup: _StepsOrShare = 0.03
     """Steps over which the learning rate rises from 0; below 1, a share of all steps."""
     min_lr: NonNegativeFloat = 0.0
     """Learning rate at the end, as a share of `lr`."""
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
+    """`adamw8bit` keeps AdamW's averages in 8 bits (bitsandbytes); `adafactor` keeps of each matrix's squares a row and
+    a column alone, and no average of gradients. Both learn a little differently, with less memory."""
     weight_decay: NonNegativeFloat = 0.1
-    """AdamW's decay of matrices; biases, norms and embeddings do not decay."""
+    """Decay of matrices; biases, norms and embeddings do not decay."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """AdamW's averaging of gradients and of their squares."""
     eps: PositiveFloat = 1e-8
     """AdamW's smallest divisor."""
+    groups: tuple[Group, ...] = ()
+    """Parameters with a rate or a decay of their own; of several that match the first counts."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each target that is spread over all tokens while learning; validation losses are without it."""
     clip: NonNegativeFloat = 1.0
     """Largest norm of all gradients together; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -130,6 +162,16 @@ class Train(Section):
                 f"exactly one of `epochs` and `max_steps` says how long it trains; {given} is there",
                 "give one; `train.max_steps=null` on the command line takes one out",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_schedule(self) -> "Train":
+        for key, kind in (("power", "polynomial"), ("decay", "wsd")):
+            if getattr(self, key) is not None and self.schedule != kind:
+                raise Inconsistent(
+                    f"`{key}` is of `schedule: {kind}`, and the schedule is {self.schedule}",
+                    f"take `{key}` out, or set `schedule: {kind}`",
+                )
         return self
 
     @model_validator(mode="after")

@@ -3,9 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-ADAM_BYTES = 8
-"""Two fp32 averages a parameter."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -37,7 +34,7 @@ def predict_cost(
     *,
     pass_seconds: float,
     peak_bytes: int,
-    trainable: int,
+    state_bytes: float,
     steps: int,
     samples: int,
     tokens: int,
@@ -46,11 +43,11 @@ def predict_cost(
 ) -> Cost:
     """The cost of `steps`, from a forward and backward pass that took `pass_seconds` and peaked at `peak_bytes`.
 
-    The pass made no optimizer state: AdamW's is added. Counts are of the whole run. Evaluations and
+    The pass made no optimizer state: its `state_bytes` are added. Counts are of the whole run. Evaluations and
     the updates themselves are not in the time.
     """
     return Cost(
-        peak_bytes + ADAM_BYTES * trainable,
+        peak_bytes + round(state_bytes),
         pass_seconds * steps,
         pass_seconds,
         steps,

@@ -55,11 +55,16 @@ def owned(module: nn.Module, learned: bool) -> dict[str, Tensor]:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, sliced: bool = False) -> dict[str, Tensor]:
     """State of each parameter as `<parameter name>/<state name>`; groups carry their parameters' `names`."""
-    flat = {}
+    flat: dict[str, Tensor] = {}
+    kept = set[int]()
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
-                flat[f"{name}/{key}"] = _given(value, sliced)
+                # bitsandbytes counts its steps in a whole number
+                tensor = torch.tensor(value) if isinstance(value, int) else _given(value, sliced)
+                # its tables of levels are the same tensors for all parameters, which a file cannot hold
+                flat[f"{name}/{key}"] = tensor.clone() if id(value) in kept else tensor
+                kept.add(id(value))
     return flat
 
 
@@ -79,7 +84,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         # AdamW's step counter stays on the CPU unless the optimizer is fused on the parameter's device
         parameter = parameters[name]
         moved = value.to(parameter.device).clone()
-        optimizer.state[parameter][state] = like(moved, parameter) if value.ndim else moved
+        counts = value.ndim == 0 and value.dtype == torch.int64
+        kept = like(moved, parameter) if value.ndim else int(value) if counts else moved
+        optimizer.state[parameter][state] = kept
 
 
 def _same_names(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:

@@ -39,10 +39,15 @@ class StepResult:
     optimizer: float
 
 
-def loss_sum(logits_NV: Tensor, targets: Tensor) -> Tensor:
-    """Sum of cross-entropies over the supervised positions, in nats, computed in at least fp32."""
+def loss_sum(logits_NV: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Sum of cross-entropies over the supervised positions, in nats, computed in at least fp32.
+
+    With `smoothing` s a target is 1 − s of itself and s of all V tokens alike (Szegedy et al. 2016,
+    https://arxiv.org/abs/1512.00567, section 7).
+    """
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return cross_entropy(logits_NV, targets[targets != IGNORE], reduction="sum")
+    wanted = targets[targets != IGNORE]
+    return cross_entropy(logits_NV, wanted, reduction="sum", label_smoothing=smoothing)
 
 
 class Step:
@@ -62,6 +67,7 @@ class Step:
         seed: int,
         device: torch.device,
         engine: Engine | None = None,
+        smoothing: float = 0.0,
     ) -> None:
         self.module, self.optimizer, self.scaler = module, optimizer, precision.scaler()
         self._forward, self._precision, self._clip, self._seed, self._device = (
@@ -73,6 +79,7 @@ class Step:
         )
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._engine: Engine = engine or Single()
+        self._smoothing = smoothing
         self._measure: Measure | None = None
 
     def __call__(
@@ -111,7 +118,7 @@ class Step:
         """Summed loss of a batch on the device."""
         with self._precision.autocast():
             logits = self._forward(batch)
-        return loss_sum(logits, batch.targets)
+        return loss_sum(logits, batch.targets, self._smoothing)
 
     def _update(self, lr: float, loss: float, number: int, step: Agreed) -> float:
         self.scaler.unscale_(self.optimizer)
@@ -125,7 +132,7 @@ class Step:
                 "lower `train.lr`, lengthen `train.warmup`, or look at these samples",
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("share", 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ from finesight.data.loading.workers import Workers
 from finesight.generation.predict import answer_all
 from finesight.models.decoding import decoding
 from finesight.models.forward import SupervisedForward
+from finesight.models.parts import parts_by_name
 from finesight.runtime.device import peak_bytes
 from finesight.runtime.notices import Notices
 from finesight.training.optim import build_optimizer
@@ -34,9 +35,18 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
     forward = SupervisedForward(prepared.model, prepared.ports.image)
     if train.packing:
         try_packing(prepared, forward, course)
-    optimizer = build_optimizer(prepared.model, train)
+    optimizer = build_optimizer(prepared.model, train, parts_by_name(prepared.model))
     step = Step(
-        prepared.model, forward, optimizer, prepared.precision, train.clip, recipe.run.seed, prepared.device
+        *(
+            prepared.model,
+            forward,
+            optimizer,
+            prepared.precision,
+            train.clip,
+            recipe.run.seed,
+            prepared.device,
+        ),
+        smoothing=train.label_smoothing,
     )
     prepared.model.train()
     result = step(window, 1, train.lr)

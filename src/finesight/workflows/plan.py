@@ -17,9 +17,16 @@ _log = logging.getLogger("finesight")
 
 
 def predicted_cost(
-    prepared: Prepared, forward: SupervisedForward, course: Course, steps: int, processes: int = 1
+    prepared: Prepared,
+    forward: SupervisedForward,
+    course: Course,
+    steps: int,
+    state_bytes: float,
+    processes: int = 1,
 ) -> Cost:
     """Time a forward and backward pass over the run's first window (twice: the first one warms up) and scale it.
+
+    `state_bytes` are those of the optimizer's averages.
 
     Of several `processes` each is taken to compute its part of that in its part of the time.
     """
@@ -28,7 +35,7 @@ def predicted_cost(
     cost = predict_cost(
         pass_seconds=seconds,
         peak_bytes=peak_bytes(prepared.device),
-        trainable=sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
+        state_bytes=state_bytes,
         steps=steps,
         **course.counts(steps),
     )

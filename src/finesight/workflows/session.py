@@ -21,16 +21,16 @@ from finesight.data.policy import RowFault
 from finesight.evaluation.score import score
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward
-from finesight.planner.estimate import ADAM_BYTES
+from finesight.models.parts import parts_by_name
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.files import write_json
 from finesight.runtime.signals import StopAsked, StopFlag
 from finesight.training.checkpoint import MOST_AT_ONCE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
 from finesight.training.loop import Loop, LoopState, Timetable
-from finesight.training.optim import build_optimizer
+from finesight.training.optim import build_optimizer, group_lines, state_bytes
 from finesight.training.parallel import share_averages
 from finesight.training.records import Records
-from finesight.training.schedule import Schedule, warmup_steps
+from finesight.training.schedule import schedule_of
 from finesight.training.sharded import gathered, outline
 from finesight.training.state import (
     model_tensors,
@@ -75,7 +75,9 @@ class Session:
         sliced = world.strategy == "fsdp"
         self._outline = outline(prepared.model, prepared.adapted) if sliced else None
         engine = engine_of(recipe, prepared, world, cache(self._course.spare))
-        self._optimizer = build_optimizer(prepared.model, train)
+        self._optimizer = build_optimizer(prepared.model, train, parts_by_name(prepared.model))
+        for line in group_lines(self._optimizer, train):
+            _log.info("%s", line)
         self._step = Step(
             prepared.model,
             self._forward,
@@ -85,6 +87,7 @@ class Session:
             recipe.run.seed,
             prepared.device,
             engine,
+            train.label_smoothing,
         )
         self._records = Records(run, recipe.log.every, recipe.log.samples) if world.first else None
         self._checked = set(prepared.policy.listed)
@@ -129,9 +132,8 @@ class Session:
 
     def _check_space(self) -> None:
         """Refuse to begin what the disk cannot hold: all checkpoints that are there at once, and the finished model."""
-        parameters = list(self._prepared.model.parameters())
         weights = bytes_needed({"model": owned(self._prepared.model, self._learned_alone)})
-        averages = sum(ADAM_BYTES * p.numel() for p in parameters if p.requires_grad)
+        averages = round(state_bytes(self._prepared.model, self._recipe.train))
         saves = min(1 + self._steps // self._save_every, MOST_AT_ONCE)
         self._world.once(lambda: self._checkpoints.check_space(weights + saves * (weights + averages)))
 
@@ -173,9 +175,7 @@ class Session:
         prepared.model.train()
         loop = Loop(
             step=self._step,
-            schedule=Schedule(
-                train.lr, self._steps, warmup_steps(train.warmup, self._steps), train.schedule, train.min_lr
-            ),
+            schedule=schedule_of(train, self._steps),
             timetable=times,
             evaluate=self._measure if "val" in prepared.splits else None,
             save=self._save,
@@ -193,7 +193,14 @@ class Session:
         if world.once(run.plan.is_file) or state.step >= self._steps:
             return
         if world.first or world.strategy == "fsdp":
-            cost = predicted_cost(self._prepared, self._forward, self._course, self._steps, world.size)
+            cost = predicted_cost(
+                self._prepared,
+                self._forward,
+                self._course,
+                self._steps,
+                state_bytes(self._prepared.model, self._recipe.train),
+                world.size,
+            )
             if world.first:
                 plan = {"format": FORMATS["plan"], "predicted": cost.document(), "measured": None}
                 write_json(run.plan, plan)
