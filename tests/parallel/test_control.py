@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from finesight.core.errors import DataError, FinesightError
 from finesight.runtime import control as plane
 from finesight.runtime.control import Control, Lost
-from finesight.runtime.distributed import World
+from finesight.runtime.distributed import World, joined
 from finesight.runtime.signals import StopAsked
 
 
@@ -149,3 +150,20 @@ def test_one_process_asks_nobody() -> None:
         alone.together(error=StopAsked())
     with alone.turn(), alone.telling():
         pass
+
+
+def test_what_was_started_fits_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined("fsdp", 1, "cpu") as world:
+        assert world == World()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for strategy, device, told in (
+        ("single", "cpu", "each of them would train this run alone"),
+        ("auto", "mps", "an Apple GPU works for one process alone"),
+        ("auto", "cuda", "2 processes were started for 0 GPUs"),
+        ("auto", "cpu", "process 1 of 2 does not find the others"),
+    ):
+        if device != "cuda" or not torch.cuda.is_available():
+            with pytest.raises(FinesightError, match=told), joined(strategy, 1, device):  # type: ignore[arg-type]
+                pass

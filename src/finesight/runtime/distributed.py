@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from finesight.core.errors import FinesightError, RecipeError
+from finesight.core.errors import FinesightError, RecipeError, RunError
 from finesight.runtime.control import Control, heard, told
 from finesight.runtime.ranks import Place, place_of_process
 from finesight.runtime.signals import StopAsked
@@ -157,7 +157,14 @@ def _connected(place: Place, strategy: Literal["ddp", "fsdp"], timeout: float, c
     patience = timedelta(seconds=timeout)
     if cuda:
         torch.cuda.set_device(place.local_rank)
-    store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+    try:
+        store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+    except (ValueError, RuntimeError) as error:  # a name that is not set, or a place that does not answer
+        raise RunError(
+            f"process {place.rank} of {place.size} does not find the others: {str(error).splitlines()[0]}",
+            "MASTER_ADDR and MASTER_PORT",
+            "start all processes by `torchrun`; for one alone take RANK and WORLD_SIZE out of the environment",
+        ) from error
     device = torch.device("cuda", place.local_rank) if cuda else None
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
