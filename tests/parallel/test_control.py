@@ -108,10 +108,10 @@ def test_who_prepares_for_long_is_waited_for_and_who_is_silent_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(plane, "_GRACE", 2)
-    worlds = Worlds(2, timeout=0.5)
+    worlds = Worlds(2, timeout=2)
 
     def slow(world: World) -> Any:
-        time.sleep(1.2 * world.rank)
+        time.sleep(3 * world.rank)
         return world.together(world.rank)
 
     assert worlds.all(slow) == [[0, 1], [0, 1]]  # longer than the time-out, with a beating heart
@@ -120,7 +120,7 @@ def test_who_prepares_for_long_is_waited_for_and_who_is_silent_is_not(
     worlds.controls[1]._done.set()  # its heart stops
     error = worlds.all(lambda world: world.together() if world.first else None)[0]
     assert type(error) is Lost and "process 1 of 2 is lost: no sign of life" in str(error)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     with pytest.raises(Lost):
         worlds.controls[0].leave(None)
 

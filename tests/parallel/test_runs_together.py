@@ -97,7 +97,7 @@ def test_replicas_are_one_process(data: Path, alone: Path, tmp_path: Path) -> No
 
 
 def wait_for_steps(running: Running, folder: Path, count: int) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 240
     while steps_made(folder) < count:
         assert time.monotonic() < end and all(process.is_alive() for process in running.processes), (
             running.said()
@@ -112,7 +112,7 @@ def test_slices_are_stopped_by_one_process_and_go_on_in_one(data: Path, alone: P
     running = start(wanted)
     wait_for_steps(running, folder, 4)
     os.kill(running.processes[1].pid or 0, signal.SIGTERM)
-    assert running.end(60) == [75, 75], running.said()
+    assert running.end(120) == [75, 75], running.said()
     saved = folder / "checkpoints" / (folder / "checkpoints" / "last").read_text().strip()
     assert {"__0_0.distcp", "__1_0.distcp", "slices.json", "manifest.json"} <= {
         path.name for path in saved.iterdir()
@@ -122,7 +122,7 @@ def test_slices_are_stopped_by_one_process_and_go_on_in_one(data: Path, alone: P
     running = start(wanted, resume=True)  # each reads its own slices
     wait_for_steps(running, folder, 7)
     os.kill(running.processes[0].pid or 0, signal.SIGTERM)
-    assert running.end(60) == [75, 75], running.said()
+    assert running.end(120) == [75, 75], running.said()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("finesight.workflows.train.build_report", lambda path: path / "report.html")
         train(parse_recipe(mapping(data, folder)), resume=True)
@@ -135,12 +135,12 @@ def test_a_killed_process_ends_the_other_and_two_go_on(data: Path, alone: Path, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("finesight.workflows.train.build_report", lambda path: path / "report.html")
         _stop_after(2, mapping(data, folder))
-    running = start(mapping(data, folder, parallel={"timeout": 4.0}), resume=True)
+    running = start(mapping(data, folder, parallel={"timeout": 10.0}), resume=True)
     wait_for_steps(running, folder, 5)
     began = time.monotonic()
     os.kill(running.processes[1].pid or 0, signal.SIGKILL)
-    assert running.end(60) == [75, -9], running.said()
-    assert time.monotonic() - began < 4 + 15
+    assert running.end(90) == [75, -9], running.said()
+    assert time.monotonic() - began < 10 + 60
     said = running.logs[0].read_text()
     assert "a process of the 2 ended" in said or "process 1 of 2 is lost" in said
     assert "--resume goes on from there" in said
