@@ -4,9 +4,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from finesight.config.base import Inconsistent, Section, Switch, by_shape
+from finesight.config.duration import seconds_of
 
 MetricName = Literal["exact_match", "exact_match_strict", "token_f1", "bleu", "cider", "rouge_l"]
 """Keys of the metrics table in `evaluation/metrics`; a test holds the two equal."""
@@ -139,6 +149,15 @@ class Train(Section):
     With `packing` and `batch_size` lengths do not matter, and nothing is sorted."""
     save_every: PositiveInt | None = None
     """Steps between checkpoints; at each evaluation where absent."""
+    keep_last: PositiveInt = 2
+    """Newest checkpoints that are kept; the best one is kept beside them. With 1, a checkpoint that is damaged on the
+    disk leaves none to go on from but the best."""
+    time_limit: (
+        Annotated[Annotated[PositiveInt, Tag("a whole number")] | Annotated[str, Tag("text")], by_shape]
+        | None
+    ) = None
+    """Wall-clock time after which the run is to be over, from the start of the command: seconds, `90m`, `2h30m`,
+    `1:30:00` or `2-00:00:00`. It saves and ends with status 75 in time, for `--resume` to go on."""
     stop: Stop | None = None
     """Early stopping; none where absent."""
     overfit: PositiveInt | None = None
@@ -173,6 +192,18 @@ class Train(Section):
                     f"take `{key}` out, or set `schedule: {kind}`",
                 )
         return self
+
+    @field_validator("time_limit")
+    @classmethod
+    def _is_a_time(cls, limit: str | int | None) -> str | int | None:
+        try:
+            if limit is None or seconds_of(limit) > 0:
+                return limit
+        except ValueError:
+            pass
+        raise Inconsistent(
+            f"`time_limit: {limit}` is no time", "write it as 90m, 2h30m, 1:30:00 or 2-00:00:00"
+        )
 
     @model_validator(mode="after")
     def _micro_fits(self) -> "Train":

@@ -33,11 +33,8 @@ from finesight.runtime.notices import Notices
 from finesight.training.slices import INDEX, Room, read_slices
 
 _MANIFEST = "manifest.json"
-_KEPT = 2
-"""Newest checkpoints that are kept beside the best one: if the newest is damaged, the one before it is there."""
-
-MOST_AT_ONCE = _KEPT + 2
-"""Checkpoints that are on the disk together at most: those kept, the best, and the one that is being written."""
+BESIDE = 2
+"""Checkpoints that may be on the disk beside the newest ones that are kept: the best, and the one that is written."""
 
 _SPARE = 2**20
 """Bytes beside the tensors that a checkpoint may need."""
@@ -74,10 +71,10 @@ def bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
 
 
 class Checkpoints:
-    """The checkpoints of one run, below `folder`."""
+    """The checkpoints of one run, below `folder`: the `keep` newest and the best."""
 
-    def __init__(self, folder: Path, notices: Notices) -> None:
-        self._folder, self._notices = folder, notices
+    def __init__(self, folder: Path, notices: Notices, keep: int = 2) -> None:
+        self._folder, self._notices, self._keep = folder, notices, keep
 
     def clean(self) -> None:
         """Remove what a killed save left behind."""
@@ -104,7 +101,7 @@ class Checkpoints:
         if best:
             write_text(self._folder / "best", name + "\n")
         saved = self._saved()
-        kept = {self.named("last"), self.named("best"), *(path.name for path in saved[:_KEPT])}
+        kept = {self.named("last"), self.named("best"), *(path.name for path in saved[: self._keep])}
         for path in saved:
             if path.name not in kept:
                 shutil.rmtree(path)

@@ -17,7 +17,7 @@ from finesight.runtime.locks import locked
 
 _HARMLESS = (
     *("format", "description", "log.", "report.", "parallel.", "data.workers", "data.timeout"),
-    *("run.name", "run.dir", "run.threads"),
+    *("run.name", "run.dir", "run.threads", "train.time_limit", "train.keep_last"),
 )
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
 

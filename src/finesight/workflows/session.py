@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import astuple
@@ -25,7 +26,7 @@ from finesight.models.parts import parts_by_name
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.files import write_json
 from finesight.runtime.signals import StopAsked, StopFlag
-from finesight.training.checkpoint import MOST_AT_ONCE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
+from finesight.training.checkpoint import BESIDE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
 from finesight.training.loop import Loop, LoopState, Timetable
 from finesight.training.optim import build_optimizer, group_lines, state_bytes
 from finesight.training.parallel import share_averages
@@ -43,6 +44,7 @@ from finesight.training.state import (
 from finesight.training.step import Step, mean_loss
 from finesight.workflows.course import steps_of
 from finesight.workflows.engines import engine_of, save_in_slices, unsliced
+from finesight.workflows.pace import Pace
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
@@ -90,6 +92,7 @@ class Session:
             train.label_smoothing,
         )
         self._records = Records(run, recipe.log.every, recipe.log.samples) if world.first else None
+        self._pace = Pace(asked, self._checkpoint_bytes)
         self._checked = set(prepared.policy.listed)
 
     def restore(self) -> LoopState:
@@ -133,9 +136,15 @@ class Session:
     def _check_space(self) -> None:
         """Refuse to begin what the disk cannot hold: all checkpoints that are there at once, and the finished model."""
         weights = bytes_needed({"model": owned(self._prepared.model, self._learned_alone)})
-        averages = round(state_bytes(self._prepared.model, self._recipe.train))
-        saves = min(1 + self._steps // self._save_every, MOST_AT_ONCE)
-        self._world.once(lambda: self._checkpoints.check_space(weights + saves * (weights + averages)))
+        saves = min(1 + self._steps // self._save_every, self._recipe.train.keep_last + BESIDE)
+        needed = weights + saves * self._checkpoint_bytes
+        self._world.once(lambda: self._checkpoints.check_space(needed))
+
+    @property
+    def _checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint, about."""
+        weights = bytes_needed({"model": owned(self._prepared.model, self._learned_alone)})
+        return weights + round(state_bytes(self._prepared.model, self._recipe.train))
 
     @property
     def _learned_alone(self) -> bool:
@@ -179,7 +188,7 @@ class Session:
             timetable=times,
             evaluate=self._measure if "val" in prepared.splits else None,
             save=self._save,
-            observers=[watching for watching in (self._records, self._observer) if watching is not None],
+            observers=[one for one in (self._records, self._observer, self._pace) if one is not None],
             asked=self._asked,
             world=self._world,
         )
@@ -242,6 +251,12 @@ class Session:
             raise StopAsked
 
     def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
+        """Write a checkpoint, and take note of how long that takes."""
+        began = time.perf_counter()
+        self._write(state, step, best)
+        self._pace.on_save(time.perf_counter() - began)
+
+    def _write(self, state: Mapping[str, Any], step: int, best: bool) -> None:
         """Write a checkpoint, which process 0 does for all unless each has its slices; where another process was lost,
         it still can."""
         lost = self._world.control is not None and self._world.control.alone

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finesight.config.duration import seconds_of
 from finesight.config.load import stage_recipes
 from finesight.config.recipe import Recipe
 from finesight.core.errors import Interrupted, RunError
@@ -46,16 +47,17 @@ def train(
     stop: everything is then saved, and the same call with `resume` goes on. Of several processes each calls this; the
     first one writes the run, and it alone gives back the summary.
     """
+    began = time.monotonic()
     with joined(recipe.parallel.strategy, recipe.parallel.timeout, recipe.run.device) as world:
         if world.control is None or world.first:
-            return _stages(recipe, resume, dry_run, observer, world)
+            return _stages(recipe, resume, dry_run, observer, world, began)
         control = world.control
         with errors_to(Path(recipe.directory) / f"process-{world.rank}.log", lambda: control.ending):
-            return _stages(recipe, resume, dry_run, None, world)
+            return _stages(recipe, resume, dry_run, None, world, began)
 
 
 def _stages(
-    recipe: Recipe, resume: bool, dry_run: bool, observer: Observer | None, world: World
+    recipe: Recipe, resume: bool, dry_run: bool, observer: Observer | None, world: World, began: float
 ) -> dict[str, Any]:
     stages = stage_recipes(recipe)
     if dry_run:
@@ -70,13 +72,17 @@ def _stages(
         _log.info("stage %d of %d: %s, in %s", number, len(stages), stage.name, own.directory)
         if own is not stages[-1]:
             begun = resume and (Path(own.directory) / "recipe.yaml").is_file()
-            _run(own, begun, observer, world)
-    return _run(stages[-1], resume, observer, world)
+            _run(own, begun, observer, world, began)
+    return _run(stages[-1], resume, observer, world, began)
 
 
-def _run(recipe: Recipe, resume: bool, observer: Observer | None, world: World) -> dict[str, Any]:
-    """One run to its end."""
+def _run(
+    recipe: Recipe, resume: bool, observer: Observer | None, world: World, began: float
+) -> dict[str, Any]:
+    """One run to its end, or to that of its time, which `began` with the command."""
     with _opened(recipe, resume, world) as run, stop_on_signals() as asked:
+        if recipe.train.time_limit is not None:
+            asked.until(began + seconds_of(recipe.train.time_limit))
         if world.once(run.results.is_file):
             _log.info("this run is finished: nothing is trained again")
         else:
@@ -105,7 +111,7 @@ def _train(
     go_on = partial(_stop_if, asked, "while the data were checked")
     prepared = prepare(recipe, notices, observer, go_on, world)
     known = len(prepared.policy.listed)
-    checkpoints = Checkpoints(run.checkpoints, notices)
+    checkpoints = Checkpoints(run.checkpoints, notices, recipe.train.keep_last)
     world.once(lambda: _begin(recipe, run, prepared, checkpoints))
 
     session = Session(recipe, run, prepared, checkpoints, asked, observer, world)

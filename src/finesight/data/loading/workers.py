@@ -33,6 +33,7 @@ import torch
 
 from finesight.core.errors import FinesightError, WorkerError
 from finesight.data.loading.pipes import Inbox, widen, write
+from finesight.runtime.signals import SIGNALS
 
 At = Callable[[int, int], object]
 """Told where the work stands: the step, and the number of the sample or row that comes next (or one of the below)."""
@@ -365,10 +366,7 @@ def _unheard(step: int, item: int) -> None:
 
 def _settle() -> None:
     """Begin in a new process: deaf to signals that are for the run, no random state of its own, gone when it is."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # both go to whole groups of processes; this one is ended from home
+    for number in SIGNALS:  # they go to whole groups of processes; this one is ended from home
         signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

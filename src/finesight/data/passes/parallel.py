@@ -23,6 +23,7 @@ from typing import Any, TypeVar, cast
 
 from finesight.core.errors import FinesightError, WorkerError
 from finesight.runtime.environment import cores as usable_cores
+from finesight.runtime.signals import SIGNALS
 
 R = TypeVar("R")
 
@@ -172,8 +173,8 @@ class _Worker:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A process that is started here never hears of Ctrl-C or SIGTERM, which go to a whole group: we end it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """A process that is started here never hears of Ctrl-C and its like, which go to a whole group: we end it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
