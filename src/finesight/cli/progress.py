@@ -71,10 +71,12 @@ class ProgressBar:
     def on_step(self, report: StepReport) -> None:
         """The bar moves by one step."""
         seconds = report.seconds.get("total", 0.0)
-        self._loss = _smooth(self._loss, report.loss)
+        if not report.skipped:
+            self._loss = _smooth(self._loss, report.loss)
         if seconds > 0:
             self._rate = _smooth(self._rate, report.samples / seconds)
-        told = f"loss {self._loss:.4f}" + ("" if self._rate is None else f"  {self._rate:.1f} samples/s")
+        loss = "" if self._loss is None else f"loss {self._loss:.4f}"
+        told = loss + ("" if self._rate is None else f"  {self._rate:.1f} samples/s")
         self._advance(report.step, told)
 
     def on_evaluation(self, report: EvaluationReport) -> None:

@@ -144,6 +144,11 @@ class Train(Section):
     """Numbers of the forward pass (weights stay fp32); `auto` is bf16 on GPUs that compute it, else fp32."""
     gradient_checkpointing: Switch = False
     """Keep no activations inside the layers and compute them again when they are needed: less memory, more time."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What happens where the loss or a gradient is no finite number. The weights stay as they were in any case; `skip`
+    goes on with the next step, and the step is written down as it was."""
+    nan_limit: PositiveInt = 10
+    """With `on_nan: skip`: steps that may be skipped in a run before it stops."""
     length_window: NonNegativeInt = 50
     """Batches within which samples are sorted by length or, with `batch_tokens`, put together by it; 0 does not sort.
     With `packing` and `batch_size` lengths do not matter, and nothing is sorted."""

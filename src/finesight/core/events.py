@@ -11,7 +11,8 @@ class StepReport:
 
     `loss` is the mean over the step's supervised tokens, `grad_norm` the norm before clipping. `samples`, `tokens`
     (padding excluded), `supervised_tokens` and `positions` (padding included) count this step alone; `step` starts at
-    1, `epoch` is a fraction of passes over the training data.
+    1, `epoch` is a fraction of passes over the training data. A `skipped` step has a loss or norm that is no
+    number, and changed nothing.
     """
 
     step: int
@@ -26,6 +27,7 @@ class StepReport:
     seconds: Mapping[str, float]
     ids: tuple[str, ...] = ()
     positions: int = 0
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

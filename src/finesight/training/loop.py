@@ -1,5 +1,6 @@
 """The training loop. It owns time: what comes next, when to measure, save and stop. The mathematics is in `step`."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,8 +15,10 @@ from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.signals import StopAsked
 from finesight.training.agreement import Agreed, agreed, facts_of
 from finesight.training.schedule import Schedule
-from finesight.training.step import Step
+from finesight.training.step import Step, no_number
 from finesight.training.stopping import Best
+
+_log = logging.getLogger("finesight")
 
 
 class Saver(Protocol):
@@ -45,7 +48,7 @@ class Seen:
 @dataclass
 class LoopState:
     """Where a run stands: finished steps, the last one that was evaluated, the best, seconds of training so far, the
-    last step's loss, and what was seen."""
+    last step's loss, what was seen, and how many steps were skipped."""
 
     step: int = 0
     evaluated: int = 0
@@ -53,6 +56,7 @@ class LoopState:
     seconds: float = 0.0
     loss: float | None = None
     seen: Seen = field(default_factory=Seen)
+    skipped: int = 0
 
     def saved(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -62,20 +66,23 @@ class LoopState:
             "seconds": self.seconds,
             "loss": self.loss,
             "seen": asdict(self.seen),
+            "skipped": self.skipped,
         }
 
     @classmethod
     def restored(cls, step: int, saved: Mapping[str, Any]) -> "LoopState":
         """As it was when it was saved."""
         best, seen = Best(**saved["best"]), Seen(**saved["seen"])
-        return cls(step, saved["evaluated"], best, saved["seconds"], saved["loss"], seen)
+        skipped = saved.get("skipped", 0)  # which no state had at first
+        return cls(step, saved["evaluated"], best, saved["seconds"], saved["loss"], seen, skipped)
 
 
 @dataclass(frozen=True)
 class Timetable:
     """When things happen, in steps. `evaluate_every` and `save_every` count from the run's beginning.
 
-    `steps_per_epoch` is infinite where nobody knows it: no part of an epoch has passed then, as far as one can tell.
+    `steps_per_epoch` is infinite where nobody knows it: no part of an epoch has passed then, as far as one can tell. So
+    many steps as `nan_limit` may be skipped in a run.
     """
 
     steps: int
@@ -84,6 +91,7 @@ class Timetable:
     save_every: int
     measure: str
     stop: Stop | None = None
+    nan_limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,8 +192,15 @@ class Loop:
                 result = self.step(window, number, rate, step)
         except Lost as error:  # before the update: the weights are those of the step before
             raise self._left(error, state) from error.__cause__
+        if result.skipped and state.skipped >= self.timetable.nan_limit:
+            raise self._left(no_number(result.loss, result.grad_norm, number, step, state.skipped), state)
+        if result.skipped:
+            told = "step %d is skipped: the loss is %s, the gradient norm %s (samples %s)"
+            _log.warning(told, number, result.loss, result.grad_norm, ", ".join(step.ids[:8]))
         total = time.perf_counter() - began
-        state.step, state.seconds, state.loss = number, state.seconds + total, result.loss
+        state.step, state.seconds = number, state.seconds + total
+        state.skipped += result.skipped
+        state.loss = state.loss if result.skipped else result.loss
         state.seen.add(step)
         phases = {
             "data": waited,
@@ -206,6 +221,7 @@ class Loop:
             seconds={**phases, "total": total},
             ids=step.ids,
             positions=step.positions,
+            skipped=result.skipped,
         )
 
 

@@ -45,12 +45,12 @@ class Records:
         _filter(self._run.timing, 1, table_row(0, None))
 
     def on_step(self, report: StepReport) -> None:
-        """Timing of every step; losses and counts every `log.every` steps."""
+        """Timing of every step; losses and counts every `log.every` steps, and of each that was skipped."""
         seconds = ",".join(f"{report.seconds[name]:.6f}" for name in _TIMING.split(",")[1:])
         append_line(self._run.timing, f"{report.step},{seconds}")
         if self._samples:
             append_line(self._run.samples, to_json({"step": report.step, "ids": report.ids}))
-        if report.step % self._every == 0 or report.step in (1, report.steps):
+        if report.step % self._every == 0 or report.step in (1, report.steps) or report.skipped:
             append_line(self._run.losses, f"{report.epoch:.6g},{report.step},{report.loss!r},")
             append_line(self._run.metrics, to_json(_metrics_row(report)))
 
@@ -82,6 +82,7 @@ def _metrics_row(report: StepReport) -> dict[str, Any]:
         "supervised_tokens": report.supervised_tokens,
         "padding": 1 - report.tokens / report.positions if report.positions else 0.0,
         "seconds": report.seconds["total"],
+        **({"skipped": True} if report.skipped else {}),
     }
 
 

@@ -30,13 +30,17 @@ Forward = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss per supervised token, gradient norm before clipping, and seconds of each phase."""
+    """Mean loss per supervised token, gradient norm before clipping, and seconds of each phase.
+
+    A step that was `skipped`, because one of the two is no number, changed nothing.
+    """
 
     loss: float
     grad_norm: float
     forward: float
     backward: float
     optimizer: float
+    skipped: bool = False
 
 
 def loss_sum(logits_NV: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -68,6 +72,7 @@ class Step:
         device: torch.device,
         engine: Engine | None = None,
         smoothing: float = 0.0,
+        skips: bool = False,
     ) -> None:
         self.module, self.optimizer, self.scaler = module, optimizer, precision.scaler()
         self._forward, self._precision, self._clip, self._seed, self._device = (
@@ -79,14 +84,14 @@ class Step:
         )
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._engine: Engine = engine or Single()
-        self._smoothing = smoothing
+        self._smoothing, self._skips = smoothing, skips
         self._measure: Measure | None = None
 
     def __call__(
         self, window: Sequence[Batch], number: int, lr: float, step: Agreed | None = None
     ) -> StepResult:
-        """Learn from one window as step `number` (from 1); raises TrainingError, with the weights untouched, where
-        the loss or a gradient is not finite.
+        """Learn from one window as step `number` (from 1). Where the loss or a gradient is not finite the weights stay
+        as they are: the step is skipped, or TrainingError is raised.
 
         `window` is this process's share of the `step` that all of them make together (None: all of it).
         """
@@ -111,8 +116,8 @@ class Step:
             forward, backward = forward + between - began, backward + time.perf_counter() - between
         began = time.perf_counter()
         mean = engine.total(total)
-        norm = self._update(lr, mean, number, step)
-        return StepResult(mean, norm, forward, backward, time.perf_counter() - began)
+        norm, skipped = self._update(lr, mean, number, step)
+        return StepResult(mean, norm, forward, backward, time.perf_counter() - began, skipped)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Summed loss of a batch on the device."""
@@ -120,23 +125,32 @@ class Step:
             logits = self._forward(batch)
         return loss_sum(logits, batch.targets, self._smoothing)
 
-    def _update(self, lr: float, loss: float, number: int, step: Agreed) -> float:
+    def _update(self, lr: float, loss: float, number: int, step: Agreed) -> tuple[float, bool]:
+        """The norm of all gradients, and whether the step was skipped; all processes have the same loss and norm."""
         self.scaler.unscale_(self.optimizer)
         norm = self._engine.clip(self._parameters, self._clip if self._clip else float("inf"))
         # with a scaler an overflow of the gradients is part of the method: it skips the step and scales less
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
             self.optimizer.zero_grad(set_to_none=True)
-            raise TrainingError(
-                f"the loss is {loss}, the gradient norm {norm}: no step can be made of it",
-                f"step {number}, samples {', '.join(step.ids[:8])}, …",
-                "lower `train.lr`, lengthen `train.warmup`, or look at these samples",
-            )
+            if self._skips:
+                return norm, True
+            raise no_number(loss, norm, number, step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("share", 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm, False
+
+
+def no_number(loss: float, norm: float, number: int, step: Agreed, skipped: int = 0) -> TrainingError:
+    """The error of a step whose loss or gradient is not finite, where so many others were `skipped` before."""
+    others = f"; {skipped} others were skipped before, as many as `train.nan_limit` lets" if skipped else ""
+    return TrainingError(
+        f"the loss is {loss}, the gradient norm {norm}: no step can be made of it{others}",
+        f"step {number}, samples {', '.join(step.ids[:8])}, …",
+        "lower `train.lr`, lengthen `train.warmup`, look at these samples, or leave such steps out: `train.on_nan: skip`",
+    )
 
 
 def hash_seed(seed: int, number: int) -> int:

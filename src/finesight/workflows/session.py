@@ -90,6 +90,7 @@ class Session:
             prepared.device,
             engine,
             train.label_smoothing,
+            train.on_nan == "skip",
         )
         self._records = Records(run, recipe.log.every, recipe.log.samples) if world.first else None
         self._pace = Pace(asked, self._checkpoint_bytes)
@@ -176,6 +177,7 @@ class Session:
             save_every=self._save_every,
             measure=recipe.evaluation.best_by,
             stop=train.stop,
+            nan_limit=train.nan_limit,
         )
         self._predict(state)
         if self._observer is not None:
