@@ -149,7 +149,7 @@ def no_number(loss: float, norm: float, number: int, step: Agreed, skipped: int 
     return TrainingError(
         f"the loss is {loss}, the gradient norm {norm}: no step can be made of it{others}",
         f"step {number}, samples {', '.join(step.ids[:8])}, …",
-        "lower `train.lr`, lengthen `train.warmup`, look at these samples, or leave such steps out: `train.on_nan: skip`",
+        "lower `train.lr`, lengthen `train.warmup`, look at these samples, or skip such steps by `train.on_nan`",
     )
 
 
