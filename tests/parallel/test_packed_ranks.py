@@ -1,5 +1,6 @@
 """Packed rows over several processes: a step's samples are dealt first, and each process packs its own."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,7 +69,7 @@ def all_of(world: World, mappings: dict[str, Any]) -> list[Any]:
     for found in mappings.values():
         recipe = parse_recipe(found)
         strategy: Any = recipe.parallel.strategy
-        workflow._stages(recipe, False, False, None, replace(world, strategy=strategy))
+        workflow._stages(recipe, False, False, None, replace(world, strategy=strategy), time.monotonic())
     return []
 
 
