@@ -16,7 +16,7 @@ def scores(run: Path, name: str) -> list[float]:
 def test_a_t5_learns_how_words_are_spoken(tmp_path: Path, proof_factor: int) -> None:
     """Words that it never saw: from near nothing to many of their sounds."""
     few: dict[str, Any] = {f"data.{split}.max_samples": 40 for split in ("val", "test")}
-    steps = 45 if proof_factor == 1 else 300
+    steps = 60 if proof_factor == 1 else 300
     fs.train(
         "pairs-t5",
         **few,
@@ -30,7 +30,7 @@ def test_a_t5_learns_how_words_are_spoken(tmp_path: Path, proof_factor: int) -> 
         **{"evaluation.best_by": "token_f1", "run.dir": str(tmp_path / "run")},
     )
     first, *_, last = scores(tmp_path / "run", "token_f1")
-    assert last > first + 0.1, (first, last)
+    assert last > max(0.3, first + 0.1), (first, last)
 
 
 def test_a_blip_learns_what_drawings_show(tmp_path: Path, proof_factor: int) -> None:
