@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Watcher, essence, tiny_recipe
+from tiny_runs import Watcher, essence, rows, tiny_recipe
 
 from finesight.core.errors import Interrupted, ModelError
+from finesight.training.schedule import schedule_of
 from finesight.workflows import train as workflow
 
 OWN: dict[str, Any] = {
@@ -29,6 +30,20 @@ def test_it_goes_on_to_the_bit(kind: str, tiny_data: Path, tmp_path: Path) -> No
     told = (tmp_path / "one" / "log.txt").read_text(encoding="utf-8")
     assert "learning rate 0.0001" in told
     assert "decay 0.2" in told
+
+
+def test_what_the_recipe_says_reaches_the_steps(tiny_data: Path, tmp_path: Path) -> None:
+    """The rates of the schedule, and the loss of spread targets; validation is without them."""
+    plain = {key: value for key, value in OWN.items() if key != "label_smoothing"}
+    first = {}
+    for name, own in (("spread", OWN), ("plain", plain)):
+        recipe = tiny_recipe(tiny_data, tmp_path / name, train=own)
+        workflow.train(recipe)
+        steps = [row for row in rows(tmp_path / name / "metrics.jsonl") if "loss" in row]
+        schedule = schedule_of(recipe.train, 8)
+        assert [row["lr"] for row in steps] == [schedule.rate(row["step"]) for row in steps]
+        first[name] = steps[0]["loss"]
+    assert first["spread"] != first["plain"]
 
 
 def test_a_group_of_nothing_is_told_before_a_step(tiny_data: Path, tmp_path: Path) -> None:

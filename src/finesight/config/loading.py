@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from finesight.config.base import Inconsistent, Section, Switch
 from finesight.config.faults import faults_of
@@ -20,9 +20,8 @@ Compute = Literal["fp32", "bf16", "fp16"]
 Numbers = Literal["nf4", "int8", "none"]
 """The same, or fp32."""
 
-DeviceKey = Annotated[str, Field(pattern=r"^(cpu|mps|gpu\d+)$")]
-Size = Annotated[str, Field(pattern=r"^\d{1,12}(\.\d{1,6})? ?([KMGT]i?B)$")]
-
+_DEVICE = re.compile(r"cpu|mps|gpu\d+")
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT])(i?)B")
 _UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -34,9 +33,19 @@ class Load(Section):
     that an adapter's base had when it was trained, else fp32."""
     spread: Switch = False
     """Lay the layers out over all GPUs, what does not fit there over the CPU's memory, and the rest over the disk."""
-    max_memory: Mapping[DeviceKey, Size] = {}
+    max_memory: Mapping[str, str] = {}
     """With `spread`: the most that a device holds, such as `{gpu0: 20GB, cpu: 30GiB}`; a device that is not named holds
     nothing. What fits nowhere stays on the disk."""
+
+    @field_validator("max_memory")
+    @classmethod
+    def _devices_and_sizes(cls, memory: Mapping[str, str]) -> Mapping[str, str]:
+        for device, size in memory.items():
+            if not _DEVICE.fullmatch(device):
+                raise Inconsistent(f"`{device}` is no device", "name cpu, mps, or gpu0, gpu1, …")
+            if not _SIZE.fullmatch(size):
+                raise Inconsistent(f"`{device}: {size}` is no size", "write it as 20GB, 1.5TB or 30GiB")
+        return memory
 
     @model_validator(mode="after")
     def _memory_of_spread_weights(self) -> "Load":
@@ -60,7 +69,7 @@ class Load(Section):
 
 
 def _bytes(size: str) -> int:
-    found = re.match(r"([\d.]+) ?([KMGT])(i?)", size)
+    found = _SIZE.fullmatch(size)
     assert found is not None  # the section was checked
     return int(float(found[1]) * (1024 if found[3] else 1000) ** _UNITS[found[2]])
 

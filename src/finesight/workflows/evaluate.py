@@ -42,10 +42,15 @@ def evaluate(
     """
     run = run_of(Path(model_or_run)) if Path(model_or_run).exists() else None
     if run is None:
+        there = (
+            "a model alone does"
+            if Path(model_or_run).exists()
+            else "there is nothing at this place, and a hub id does"
+        )
         raise RecipeError(
-            "a model alone does not say what to evaluate on",
+            f"{there} not say what to evaluate on",
             model_or_run,
-            "give a run, its `model/` or a checkpoint of it",
+            "correct the path, or give a run, its `model/` or a checkpoint of it",
         )
     words = [*overrides, *([f"evaluation.metrics=[{','.join(metrics)}]"] if metrics else [])]
     recipe = load_recipe(str(run.recipe), words)
