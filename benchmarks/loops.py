@@ -31,7 +31,7 @@ _ENDLESS = 10**9
 def _batches(work: Workload) -> Iterator[Batch]:
     while True:
         for examples in work.steps:
-            yield collate(examples, work.pad_id)
+            yield work.layout.collate(examples, work.pad_id)
 
 
 class _Watch:
@@ -101,6 +101,12 @@ class _Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 def _row(example: Example, work: Workload) -> dict[str, Tensor]:
     batch = collate([example], work.pad_id)
+    if (
+        example.source is not None
+    ):  # labels are read by the decoder one place later, which the model does by itself
+        return {name: batch.inputs[name][0] for name in ("input_ids", "attention_mask")} | {
+            "labels": batch.targets[0]
+        }
     inputs = {name: value[0] for name, value in float_pictures(batch.inputs, work.image).items()}
     # a target stands where it is predicted, a label where it is read: one place later
     labels = torch.full_like(batch.targets[0], IGNORE)
@@ -109,17 +115,23 @@ def _row(example: Example, work: Workload) -> dict[str, Tensor]:
 
 
 class _Collator:
-    def __init__(self, pad_id: int) -> None:
-        self._padding = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORE}
+    def __init__(self, work: Workload) -> None:
+        read, written = work.pad_to or (0, 0)
+        self._padding = {
+            "input_ids": (work.pad_id, read),
+            "attention_mask": (0, read),
+            "labels": (IGNORE, written),
+        }
 
     def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        padded = {
-            name: nn.utils.rnn.pad_sequence(
-                [row[name] for row in rows], batch_first=True, padding_value=value
-            )
-            for name, value in self._padding.items()
-        }
-        return {**padded, "pixel_values": torch.stack([row["pixel_values"] for row in rows])}
+        found = {}
+        for name, (value, least) in self._padding.items():
+            parts = [row[name] for row in rows]
+            parts[0] = nn.functional.pad(parts[0], (0, max(0, least - len(parts[0]))), value=value)
+            found[name] = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
+        if "pixel_values" in rows[0]:
+            found["pixel_values"] = torch.stack([row["pixel_values"] for row in rows])
+        return found
 
 
 class _Plain(Trainer):
@@ -171,7 +183,7 @@ def trainer(work: Workload, ticks: Ticks) -> None:
             model=work.model,
             args=arguments,
             train_dataset=_Rows(work),
-            data_collator=_Collator(work.pad_id),
+            data_collator=_Collator(work),
             optimizers=(optimizer, rates),
             callbacks=[tell],
         )

@@ -1,5 +1,6 @@
 """What the training benchmarks train: a model, the examples of each step, and how they are learned from."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from finesight.config.load import load_recipe
 from finesight.config.train import Train
 from finesight.core.batch import IGNORE, Example, pixel_values
 from finesight.core.ports import ImagePort
+from finesight.data.loading.layout import Layout
 from finesight.data.loading.order import Order
 from finesight.models.parts import freeze
 from finesight.runtime.device import choose_device
@@ -22,16 +24,26 @@ from finesight.workflows.prepare import prepare
 SEED = 7
 
 
+WHOLE = Layout(sys.maxsize)
+"""A step is one batch, padded."""
+
+
 @dataclass(frozen=True)
 class Workload:
-    """The model is on the CPU; the loops go round `steps`, each its examples, decoded and transformed."""
+    """The model is on the CPU; the loops go round `steps`, each its examples, decoded and transformed.
+
+    finesight puts a step's examples together by `layout`, `Trainer` pads them: to the longest, or to `pad_to` (what is
+    read, what is written).
+    """
 
     model: Any
-    image: ImagePort
+    image: ImagePort | None
     pad_id: int
     steps: list[list[Example]]
     train: Train
     schedule: Schedule
+    layout: Layout = WHOLE
+    pad_to: tuple[int, int] | None = None
 
     @property
     def batch_size(self) -> int:

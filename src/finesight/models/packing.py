@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from finesight.core.errors import ModelError
 from finesight.models.families import why_not_packed
-from finesight.models.varlen import Route, attend_varlen, can_varlen
+from finesight.models.varlen import Route, attend_varlen, autocast, can_varlen
 
 NAME = "finesight_packed"
 """What the attention is called in the interfaces of `transformers`."""
@@ -127,7 +127,7 @@ class PackedRows:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        inner: Any = model
+        inner: Any = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
         why = why_not_packed(inner.config.model_type, inner.config.is_encoder_decoder)
         if why:
             raise refused(why, inner.config.model_type)
@@ -275,14 +275,18 @@ def attend(
     causal = getattr(module, "is_causal", True) if causal is None else causal
     window = None if masks is None else masks.window
     simple = causal and (masks is None or window is not None) and softcap is None and not dropout
-    if simple and can_varlen(query, value):
-        row.routes.add("varlen")
-        return attend_varlen(query, key, value, row.bounds, row.longest, scaling, window), None
+    if simple:
+        q, k, v = autocast(query, key, value)
+        if can_varlen(q, v):
+            row.routes.add("varlen")
+            return attend_varlen(q, k, v, row.bounds, row.longest, scaling, window), None
     row.routes.add("segments")
     made = []
-    for number, (begin, end) in enumerate(row.pairs):
-        q, k, v = (tensor[:, :, begin:end] for tensor in (query, key, value))
-        mask = None if masks is None else masks.of(number, end - begin, query.device)
+    lengths = [end - begin for begin, end in row.pairs]
+    # `split`, because the gradient of a slice is a whole row of zeros for each segment
+    parts = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    for number, (q, k, v) in enumerate(parts):
+        mask = None if masks is None else masks.of(number, lengths[number], query.device)
         if softcap is None:
             found, _ = sdpa_attention_forward(
                 module, q, k, v, mask, dropout=dropout, scaling=scaling, is_causal=causal

@@ -3,6 +3,8 @@
 T tokens in all segments, Q query heads, K key heads, D size of a head.
 """
 
+import inspect
+from functools import cache
 from typing import Literal
 
 import torch
@@ -24,13 +26,32 @@ def can_varlen(query: Tensor, value: Tensor) -> bool:
     )
 
 
+def autocast(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in the numbers that a matrix product computes in here. Rotated queries are fp32 under autocast, which
+    turns what goes into torch's own attention to half precision, and does not know this kernel."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors]
+
+
 def route_of(device: torch.device, dtype: torch.dtype) -> Route:
     """How attention over segments is computed on this device, in numbers of this type."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "segments"
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
         return "segments"
-    return "varlen"
+    return "varlen" if _kernel_known() else "segments"
+
+
+@cache
+def _kernel_known() -> bool:
+    """Whether this torch has the kernel with windows and grouped heads."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
 
 
 def attend_varlen(
