@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import rows, steps_made, tiny_mapping, write_pictures
-from worlds import Running, start, trained
+from worlds import Running, as_command, commanded, start, trained
 
+from finesight.cli.main import run
 from finesight.config.load import parse_recipe
 from finesight.training.checkpoint import load_checkpoint
 from finesight.workflows.train import train
@@ -96,6 +97,18 @@ def test_replicas_are_one_process(data: Path, alone: Path, tmp_path: Path) -> No
     assert "2 processes train one model; each holds all of it (ddp)" in [row["text"] for row in notices]
 
 
+def test_two_processes_evaluate_as_one(alone: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(alone), "--split", "train", "--json", "--out"]
+    assert run([*words, str(tmp_path / "one")]) == 0
+    told, nothing = commanded(tmp_path / "logs", 2, *words, str(tmp_path / "two"))
+    assert nothing == "" and json.loads(told)["results"] == str(tmp_path / "two" / "results.json")
+    for name in ("predictions/train.jsonl", "results.json"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    refused = Running(tmp_path / "wrong", 2, as_command, (*words, "x", "--spread"))
+    assert refused.end() == [2, 2] and "start one process" in refused.said()
+
+
 def wait_for_steps(running: Running, folder: Path, count: int) -> None:
     end = time.monotonic() + 240
     while steps_made(folder) < count:
@@ -129,8 +142,9 @@ def test_slices_are_stopped_by_one_process_and_go_on_in_one(data: Path, alone: P
     same_run(folder, alone)
 
 
-def test_a_killed_process_ends_the_other_and_two_go_on(data: Path, alone: Path, tmp_path: Path) -> None:
-    """What one process began, two replicas go on with; one is killed, the other saves and says so; slices end it."""
+def test_a_killed_process_ends_the_other_and_four_go_on(data: Path, alone: Path, tmp_path: Path) -> None:
+    """T13: what one process began, two replicas go on with; one is killed, the other saves and says so; four processes
+    with slices end it."""
     folder = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("finesight.workflows.train.build_report", lambda path: path / "report.html")
@@ -144,7 +158,7 @@ def test_a_killed_process_ends_the_other_and_two_go_on(data: Path, alone: Path, 
     said = running.logs[0].read_text()
     assert "a process of the 2 ended" in said or "process 1 of 2 is lost" in said
     assert "--resume goes on from there" in said
-    ours = trained(mapping(data, folder, parallel={"strategy": "fsdp"}), resume=True)
+    ours = trained(mapping(data, folder, parallel={"strategy": "fsdp"}), size=4, resume=True)
     same_run(ours, alone)
 
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,15 @@ def _train(place: tuple[int, int, int, str], mapping: Mapping[str, Any], resume:
     except FinesightError as error:
         print(error, file=sys.stderr)
         os._exit(error.exit_status)
+
+
+def as_command(place: tuple[int, int, int, str], words: Sequence[str]) -> None:
+    from finesight.cli.main import run
+
+    _enter(*place)
+    with open(place[3].replace(".stderr", ".stdout"), "w", encoding="utf-8") as stream:
+        os.dup2(stream.fileno(), 1)
+    os._exit(run(words))
 
 
 def _work(place: tuple[int, int, int, str], folder: str, work: Work, strategy: Any, arguments: Any) -> None:
@@ -107,6 +116,13 @@ def trained(mapping: Mapping[str, Any], size: int = 2, resume: bool = False) -> 
     return Path(mapping["run"]["dir"])
 
 
+def commanded(folder: Path, size: int, *words: str) -> list[str]:
+    """What each of several processes that run one command says on standard output."""
+    running = Running(folder, size, as_command, words)
+    assert running.end() == [0] * size, running.said()
+    return [log.with_suffix(".stdout").read_text(encoding="utf-8") for log in running.logs]
+
+
 def together(folder: Path, size: int, work: Work, *arguments: Any, strategy: str = "ddp") -> list[Any]:
     """What `work` gives in each of several processes."""
     running = Running(folder, size, _work, str(folder), work, strategy, arguments)
@@ -114,4 +130,4 @@ def together(folder: Path, size: int, work: Work, *arguments: Any, strategy: str
     return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(size)]
 
 
-__all__ = ["Running", "World", "start", "together", "trained"]
+__all__ = ["Running", "World", "as_command", "commanded", "start", "together", "trained"]

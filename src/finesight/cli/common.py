@@ -45,6 +45,15 @@ class Invocation:
     debug: bool = False
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """End by the status of an error, without its message: the first of several processes tells it."""
+    try:
+        yield
+    except FinesightError as error:
+        raise SystemExit(error.exit_status) from None
+
+
 def explain(error: FinesightError, *, debug: bool = False) -> int:
     """Tell a person what to mend, and return the exit status; what a worker process said of an error is kept."""
     sign = "stopped" if error.exit_status == 75 else "error"

@@ -1,5 +1,6 @@
 """`finesight evaluate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from finesight.cli.common import (
     print_json,
     print_scores,
     print_table,
+    silent,
 )
 from finesight.cli.held import MemoryOption, QuantizeOption, SpreadOption, load_from
 from finesight.core.errors import FinesightError, RunError
@@ -58,6 +60,7 @@ def evaluate(
     Examples
       finesight evaluate runs/quickstart --split val
       finesight evaluate runs/large --quantize nf4 --spread
+      torchrun --nproc-per-node 2 -m finesight evaluate runs/quickstart
       finesight evaluate --predictions runs/quickstart/predictions/test.jsonl --metrics exact_match,cider --debug 5
 
     \b
@@ -65,28 +68,40 @@ def evaluate(
       results.json           scores with bootstrap intervals, for all samples and for each tag
       predictions/           one JSON object a line: id, origin, prompt, prediction, references, tags
     """
+    from finesight.runtime.ranks import place_of_process
+
     load = load_from(quantize, spread, max_memory)
-    names = _names(metrics)
+    names, words = _names(metrics), [*(overrides or []), *load.words]
+    if place_of_process().rank:  # the first of several processes scores and speaks
+        with silent():
+            if predictions is None:
+                _with_model(model, words, split or "test", names, out)
+        return
     with only_json(json):
         if predictions is None:
-            words = [*(overrides or []), *load.words]
             result = _with_model(model, words, split or "test", names, out)
         else:
-            if load.words:
-                mend = "leave --quantize and --spread out"
-                raise FinesightError("a table of predictions needs no model", "--predictions", mend)
-            result = _table(predictions, model, names, out, split)
+            result = _table(predictions, model, load.words, names, out, split)
         if debug:
-            from finesight.workflows.score import debug_rows
-
-            answered = RunDirectory(Path(result["results"]).parent).predictions(split or "test")
-            result = {**result, "debug": plain(debug_rows(predictions or answered, debug))}
+            result = {**result, "debug": _compared(predictions, result, split or "test", debug)}
     if json:
         print_json(result)
-        return
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
     print_scores(result)
     _show(result.get("debug", []))
     print(f"Results: {result['results']}")
+
+
+def _compared(predictions: Path | None, result: dict[str, Any], split: str, count: int) -> Any:
+    """The first comparisons of answers with their references."""
+    from finesight.workflows.score import debug_rows
+
+    answered = RunDirectory(Path(result["results"]).parent).predictions(split)
+    return plain(debug_rows(predictions or answered, count))
 
 
 def _names(metrics: str | None) -> list[str] | None:
@@ -120,8 +135,16 @@ def _with_model(
 
 
 def _table(
-    predictions: Path, model: str | None, names: list[str] | None, out: Path | None, split: str | None
+    predictions: Path,
+    model: str | None,
+    load: Sequence[str],
+    names: list[str] | None,
+    out: Path | None,
+    split: str | None,
 ) -> dict[str, Any]:
+    if load:
+        mend = "leave --quantize and --spread out"
+        raise FinesightError("a table of predictions needs no model", "--predictions", mend)
     if model is not None:
         raise FinesightError(
             f"`{model}` and --predictions are both given",

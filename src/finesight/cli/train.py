@@ -1,24 +1,12 @@
 """`finesight train`."""
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
-from finesight.cli.common import JSON_HELP, OVERRIDES_HELP, only_json, print_json, print_scores
-from finesight.core.errors import FinesightError
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """End by the status of an error, without its message."""
-    try:
-        yield
-    except FinesightError as error:
-        raise typer.Exit(error.exit_status) from None
-
+from finesight.cli.common import JSON_HELP, OVERRIDES_HELP, only_json, print_json, print_scores, silent
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -60,13 +48,13 @@ def train(
     from finesight.config.load import load_recipe, stage_recipes
     from finesight.runtime.ranks import place_of_process
 
-    with _silent() if place_of_process().rank else nullcontext():
+    with silent() if place_of_process().rank else nullcontext():
         checked = load_recipe(recipe, overrides or ())
         stage_recipes(checked)  # their faults are told before torch is imported
     from finesight.workflows.train import train as work  # after the recipe is checked: torch takes seconds
 
     if place_of_process().rank:  # the first of several processes speaks
-        with _silent():
+        with silent():
             work(checked, resume=resume, dry_run=dry_run)
         return
     with only_json(json), ProgressBar() as bar:

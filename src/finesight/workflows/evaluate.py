@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finesight.config.load import load_recipe
+from finesight.config.recipe import Recipe
 from finesight.core.errors import RecipeError
 from finesight.core.events import Observer
 from finesight.core.rundir import RunDirectory
@@ -18,7 +19,9 @@ from finesight.evaluation.table import results_document
 from finesight.models.load import Reading
 from finesight.models.spread import settle
 from finesight.runtime.device import choose_device
+from finesight.runtime.distributed import World, joined
 from finesight.runtime.files import write_json
+from finesight.runtime.logs import errors_to
 from finesight.runtime.notices import Notices
 from finesight.workflows.held import held, say_held
 from finesight.workflows.places import find_model, run_of
@@ -38,7 +41,8 @@ def evaluate(
 
     Predictions and scores go to `out`; where absent, to `evaluations/<split>` in the run, so that the run's own results
     stay as they were. `model.load` among the overrides says in which numbers and on which devices the model is held,
-    which is recorded in `loaded`. Raises RecipeError where there is no such split.
+    which is recorded in `loaded`. Of several processes (`torchrun`) each calls this and answers a share of the samples;
+    the first one alone writes, and gives the document back. Raises RecipeError where there is no such split.
     """
     run = run_of(Path(model_or_run)) if Path(model_or_run).exists() else None
     if run is None:
@@ -54,28 +58,56 @@ def evaluate(
         )
     words = [*overrides, *([f"evaluation.metrics=[{','.join(metrics)}]"] if metrics else [])]
     recipe = load_recipe(str(run.recipe), words)
+    folder = out or run.path / "evaluations" / split
+    with joined("auto", recipe.parallel.timeout, recipe.run.device) as world:
+        if world.control is None or world.first:
+            return _evaluate(model_or_run, run, recipe, split, folder, observer, world)
+        control = world.control
+        with errors_to(folder / f"process-{world.rank}.log", lambda: control.ending):
+            return _evaluate(model_or_run, run, recipe, split, folder, None, world)
+
+
+def _evaluate(
+    model_or_run: str,
+    run: RunDirectory,
+    recipe: Recipe,
+    split: str,
+    folder: Path,
+    observer: Observer | None,
+    world: World,
+) -> dict[str, Any]:
+    """Of several processes each answers a share of the samples; the first one scores and writes."""
+    if world.control is not None and recipe.model.load.spread:
+        raise RecipeError(
+            f"{world.size} processes were started, and a model that is spread over devices answers in one",
+            "model.load.spread",
+            "start one process, or leave --spread out",
+        )
     notices, policy = Notices(), Policy(recipe.data)
-    device = choose_device(recipe.run.device, notices, recipe.run.threads)
+    device = choose_device(recipe.run.device, notices, recipe.run.threads, place=world.place)
     found = find_model(model_or_run, Reading(load=recipe.model.load, device=device.type))
     tick = observer.on_progress if observer else bool
-    samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
-    if split not in samples:
-        raise RecipeError(
-            f"there is no split `{split}`", str(run.recipe), f"use one of: {', '.join(samples)}"
-        )
+    with world.turn():
+        samples = read_splits(recipe.data, recipe.run.seed, policy, notices, tick)
+        if split not in samples:
+            raise RecipeError(
+                f"there is no split `{split}`", str(run.recipe), f"use one of: {', '.join(samples)}"
+            )
     limit = Limit(recipe.data.on_long, recipe.data.max_tokens)
     means = Means(cores(), recipe.data.timeout, tick, notices)
-    sets = {
-        name: ExampleSet(samples[name], found.loaded.ports, policy, limit=limit, name=name, means=means)
-        for name in sorted({split, "train"} & samples.keys())
-    }
+    with world.turn():
+        sets = {
+            name: ExampleSet(samples[name], found.loaded.ports, policy, limit=limit, name=name, means=means)
+            for name in sorted({split, "train"} & samples.keys())
+        }
     settle(found.loaded.model, device)
     facts = held(found)
     say_held(facts, notices)
-    folder = out or run.path / "evaluations" / split
     predictions = answer_split(
-        found.loaded.model, sets[split], recipe, split, folder, observer, policy=policy
+        found.loaded.model, sets[split], recipe, split, folder, observer, policy=policy, world=world
     )
+    if not world.first:
+        return {}
     left = answered(sets[split], predictions)
     scores, comparisons = score_split(predictions, recipe, split, left, sets.get("train"), policy)
     document = {**results_document(scores, comparisons), "loaded": facts}
