@@ -86,6 +86,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("data") / "pictures.csv")
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have no report: drawing it takes longer than the training of a tiny run."""
+    monkeypatch.setattr("finesight.workflows.train.build_report", lambda path: path / "report.html")
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """A finished tiny run, report and all; tests must leave it as it is."""

@@ -18,6 +18,8 @@ from matrix import sound
 import finesight as fs
 from finesight.models.kinds import auto_class
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 def folder_of(name: str, folder: Path) -> Path:
     config, processor = MAKERS[name]()

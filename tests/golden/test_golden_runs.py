@@ -14,6 +14,8 @@ from tiny_runs import rows, tiny_mapping, write_pictures
 
 from finesight.cli.main import run
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 HERE = Path(__file__).parent
 STEPS = 100
 TOLERANCE = 1e-3
@@ -96,12 +98,6 @@ def losses(folder: Path, name: str, place: Path, words: Sequence[str] = ()) -> l
 
 def logged(place: Path) -> list[float]:
     return [row["loss"] for row in rows(place / "metrics.jsonl") if "loss" in row]
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than the training."""
-    monkeypatch.setattr("finesight.workflows.train.build_report", lambda path: path / "report.html")
 
 
 @pytest.mark.parametrize("name", RECIPES)

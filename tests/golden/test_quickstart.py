@@ -11,6 +11,8 @@ import pytest
 
 import finesight as fs
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 HERE = Path(__file__).parent
 SHORT = {
     "train.max_steps": 12,

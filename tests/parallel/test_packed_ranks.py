@@ -24,6 +24,8 @@ from finesight.workflows import train as workflow
 from finesight.workflows.course import ByNumber
 from finesight.workflows.prepare import course_of, prepare
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 PER_STEP = (
     "step",
     "loss",

@@ -12,6 +12,8 @@ from finesight.core.errors import Interrupted, ModelError
 from finesight.training.schedule import schedule_of
 from finesight.workflows import train as workflow
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 OWN: dict[str, Any] = {
     "schedule": "wsd", "decay": 4, "label_smoothing": 0.1, "max_steps": 8,
     "groups": [{"match": "vision_tower", "lr": 1e-4}, {"match": "*.bias", "weight_decay": 0.2}],

@@ -17,6 +17,8 @@ from finesight.core.errors import Interrupted, TrainingError
 from finesight.models.forward import SupervisedForward
 from finesight.workflows import train as workflow
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 SKIP = {"on_nan": "skip", "max_steps": 12}
 
 

@@ -15,6 +15,8 @@ from finesight.runtime import signals
 from finesight.runtime.signals import StopFlag
 from finesight.workflows import train as workflow
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 @pytest.mark.parametrize(
     ("text", "seconds"),

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import finesight as fs
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def scores(run: Path, name: str) -> list[float]:
