@@ -162,6 +162,25 @@ def test_a_killed_process_ends_the_other_and_four_go_on(data: Path, alone: Path,
     same_run(ours, alone)
 
 
+def test_a_process_that_stands_still_ends_the_other_in_time(data: Path, tmp_path: Path) -> None:
+    """Caught in a collective, with slices: it says which process it was, and the last checkpoint stays."""
+    folder = tmp_path / "run"
+    running = start(mapping(data, folder, parallel={"strategy": "fsdp", "timeout": 5.0}))
+    wait_for_steps(running, folder, 4)
+    os.kill(running.processes[1].pid or 0, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        running.processes[0].join(5 + 60)
+        assert running.processes[0].exitcode == 75, running.said()
+        assert time.monotonic() - began < 5 + 55
+    finally:
+        os.kill(running.processes[1].pid or 0, signal.SIGKILL)
+    running.end()
+    assert "process 1 of 2 is lost: no sign of life for 5 s" in running.logs[0].read_text()
+    last = (folder / "checkpoints" / "last").read_text().strip()
+    assert load_checkpoint(folder / "checkpoints" / last).step == 3
+
+
 def _stop_after(step: int, wanted: dict[str, Any]) -> None:
     from tiny_runs import Watcher
 
