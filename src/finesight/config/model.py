@@ -157,8 +157,10 @@ class Model(Section):
     weights: str | None = None
     """A file with weights from elsewhere (`.pth`, `.pt`, `.bin`, `.safetensors`: tensors by name) to begin with, in
     place of those that the model has; its names and shapes must be the model's."""
-    freeze: tuple[PartName, ...] = ()
-    """Parts that do not learn."""
+    freeze: tuple[str, ...] = ()
+    """What does not learn: parts (`vision_tower`, `audio_tower`, `projector`, `audio_projector`, `language_model`), and
+    patterns of parameter names, in which `*` stands for anything. A word that means nothing, or nothing that the words
+    before it do not mean, is an error."""
     cache: Literal["none", "features"] = "none"
     """With `features`: what a frozen vision encoder sees in each picture is kept on disk and read from there, where
     that is faster than encoding it again, and where no `data.transforms` change the pictures."""
