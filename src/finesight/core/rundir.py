@@ -7,6 +7,7 @@
 | losses_log.csv, timing_logs.csv, *_curve.png | losses and seconds per step, and their plots |
 | checkpoints/step-N/ | each with a manifest; `best` and `last` are files that name one |
 | predictions/<split>.jsonl, pictures/ | answers; the few pictures that the report shows |
+| audit.json | what learned in the first steps: gradients by group |
 | results.json, faults.csv, plan.json, report.html | scores; rows left out; plan against measurement; the page |
 | model/ or adapter/ | a plain Hugging Face folder |
 """
@@ -69,6 +70,10 @@ class RunDirectory:
     def notices(self) -> Path:
         """What was dropped, cut, frozen or fell back, as JSON: a list of {"kind", "text", "count"}."""
         return self.path / "notices.json"
+
+    @property
+    def audit(self) -> Path:
+        return self.path / "audit.json"
 
     @property
     def faults(self) -> Path:

@@ -42,6 +42,7 @@ from finesight.training.state import (
     room_of,
 )
 from finesight.training.step import Step, mean_loss
+from finesight.workflows.audited import audit_of
 from finesight.workflows.course import steps_of
 from finesight.workflows.engines import engine_of, save_in_slices, unsliced
 from finesight.workflows.pace import Pace
@@ -195,8 +196,11 @@ class Session:
             world=self._world,
         )
         workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
+        audit = audit_of(recipe, self._run, prepared, self._world)
+        self._step.audit = None if audit.done else audit
         with closing(self._course.windows(state.step, self._steps, workers)) as source:
             loop.run(source, state)
+        audit.close()
 
     def _predict(self, state: LoopState) -> None:
         """Write what the rest of the run will take. A model in slices is timed by all processes, another by one."""
