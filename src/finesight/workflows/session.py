@@ -167,8 +167,8 @@ class Session:
         epochs, first = self._recipe.train.epochs, self._course.steps_per_epoch
         return self._steps / epochs if epochs and first else first or math.inf
 
-    def fit(self, state: LoopState) -> None:
-        """Train from `state` to the end."""
+    def fit(self, state: LoopState, tracker: Observer | None = None) -> None:
+        """Train from `state` to the end; `tracker` is told of it, too."""
         recipe, prepared = self._recipe, self._prepared
         train = recipe.train
         times = Timetable(
@@ -191,7 +191,9 @@ class Session:
             timetable=times,
             evaluate=self._measure if "val" in prepared.splits else None,
             save=self._save,
-            observers=[one for one in (self._records, self._observer, self._pace) if one is not None],
+            observers=[
+                one for one in (self._records, tracker, self._observer, self._pace) if one is not None
+            ],
             asked=self._asked,
             world=self._world,
         )

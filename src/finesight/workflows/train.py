@@ -20,13 +20,14 @@ from finesight.core.prediction import Comparison, Score
 from finesight.core.rundir import RunDirectory
 from finesight.evaluation.table import results_document
 from finesight.runtime.distributed import World, joined
-from finesight.runtime.environment import environment
+from finesight.runtime.environment import environment, shown
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.logs import errors_to, logging_to
 from finesight.runtime.notices import Notices
 from finesight.runtime.signals import StopFlag, stop_on_signals
 from finesight.training.checkpoint import Checkpoints
 from finesight.training.loop import LoopState
+from finesight.training.trackers import check_trackers, tracking
 from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
@@ -60,6 +61,8 @@ def _stages(
     recipe: Recipe, resume: bool, dry_run: bool, observer: Observer | None, world: World, began: float
 ) -> dict[str, Any]:
     stages = stage_recipes(recipe)
+    for stage in stages:
+        check_trackers(stage.log)
     if dry_run:
         from finesight.workflows.dry_run import try_one_batch
 
@@ -116,16 +119,19 @@ def _train(
 
     session = Session(recipe, run, prepared, checkpoints, asked, observer, world)
     state = session.restore()
-    try:
-        _list_faults(run, prepared, world)
-        session.fit(state)
-    finally:
-        _list_faults(run, prepared, world)
-    prepared = session.take_best()
-    world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
-    measured = _measure(recipe, run, prepared, asked, observer, world)
-    if not world.first:
-        return
+    told = tracking(recipe.log, recipe.run.name, run, shown(recipe.model_dump(mode="json")), notices)
+    with told if world.first else nullcontext() as trackers:
+        try:
+            _list_faults(run, prepared, world)
+            session.fit(state, trackers)
+        finally:
+            _list_faults(run, prepared, world)
+        prepared = session.take_best()
+        world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
+        measured = _measure(recipe, run, prepared, asked, observer, world)
+        if trackers is None:
+            return
+        trackers.close(measured[0], 0)
     met = len(prepared.policy.listed) - known
     if met:
         told = "rows that were met in use are left out, or cut; they are listed in faults.csv"
