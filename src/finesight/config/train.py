@@ -244,6 +244,9 @@ class Evaluation(Section):
     """What decides the best checkpoint, which becomes the finished model; `last` takes the end of the run as it is."""
     batch_size: PositiveInt = 64
     """Samples that are answered or scored together."""
+    probe: NonNegativeInt = 64
+    """Samples with pictures whose loss is also measured with blank pictures and with each other's, to see whether the
+    model looks at them (0: none)."""
     baselines: Switch = False
     """Compare the final scores with the majority answer and with the nearest training picture's answer."""
     resamples: PositiveInt = 1000

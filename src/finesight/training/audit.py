@@ -7,7 +7,7 @@ to the first; the second may be so by construction (a LoRA adapter's A, as long 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -245,8 +245,8 @@ def _declared(
 
 
 def _local(value: Tensor) -> Tensor:
-    local = value.to_local() if isinstance(value, DTensor) else value
-    return cast(Tensor, local).detach().float()
+    local: Tensor = value.to_local() if isinstance(value, DTensor) else value
+    return local.detach().float()
 
 
 def _joined(norms: Iterable[float], sliced: bool) -> float | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import psutil
 
@@ -33,6 +33,7 @@ from finesight.training.records import is_logged
 _log = logging.getLogger("finesight")
 
 Values = Mapping[str, float]
+Mode = Literal["online", "offline", "disabled"]
 
 _CONNECT, _FINISH = 30.0, 10.0
 """Seconds that W&B may take to answer at the beginning, and to send what is left at the end, which also is in its files
@@ -216,7 +217,7 @@ class WeightsAndBiases:
     """
 
     def __init__(
-        self, mode: str, wanted: Wandb, name: str, run: RunDirectory, config: Mapping[str, Any]
+        self, mode: Mode, wanted: Wandb, name: str, run: RunDirectory, config: Mapping[str, Any]
     ) -> None:
         # their library would tell its makers of each use
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -295,13 +296,14 @@ def _as_before() -> Iterator[None]:
             sys.exit, sys.excepthook, sys.stdin = before
 
 
-def wandb_mode(wanted: Wandb, environment: Mapping[str, str]) -> str:
+def wandb_mode(wanted: Wandb, environment: Mapping[str, str]) -> Mode:
     """`online`, `offline` or `disabled`: what the recipe says, else W&B's own WANDB_MODE, else online with a key."""
     if wanted.mode != "auto":
         return wanted.mode
-    said = environment.get("WANDB_MODE", "")
-    if said in ("online", "offline", "disabled"):
-        return said
+    said: tuple[Mode, ...] = ("online", "offline", "disabled")
+    for mode in said:
+        if environment.get("WANDB_MODE") == mode:
+            return mode
     return "online" if environment.get("WANDB_API_KEY") else "offline"
 
 

@@ -49,6 +49,7 @@ from finesight.workflows.pace import Pace
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
+from finesight.workflows.probe import PictureProbe
 
 _log = logging.getLogger("finesight")
 
@@ -94,6 +95,8 @@ class Session:
             train.on_nan == "skip",
         )
         self._records = Records(run, recipe.log.every, recipe.log.samples) if world.first else None
+        val = prepared.splits.get("val")
+        self._probe = None if val is None else PictureProbe(val, "val", recipe, prepared.notices, world)
         self._pace = Pace(asked, self._checkpoint_bytes)
         self._checked = set(prepared.policy.listed)
 
@@ -244,15 +247,24 @@ class Session:
             loss = mean_loss(
                 prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device, world
             )
+            pictures = self._pictures()
             if not settings.max_samples:
-                return {"val_loss": loss}
+                return {"val_loss": loss, **pictures}
             answers = predict(
                 *(prepared.model, examples, recipe.generation, settings.batch_size, settings.max_samples),
                 tick=self._stop_if_asked,
                 policy=prepared.policy,
                 world=world,
             )
-        return {"val_loss": loss, **world.once(scores)}
+        return {"val_loss": loss, **pictures, **world.once(scores)}
+
+    def _pictures(self) -> dict[str, float]:
+        """What the pictures of some validation samples are worth."""
+        prepared, probe = self._prepared, self._probe
+        assert probe is not None  # there are validation samples
+        tick = self._stop_if_asked
+        effect = probe(prepared.model, self._forward, prepared.precision, prepared.device, tick)
+        return {} if effect is None else effect.values()
 
     def _stop_if_asked(self, _: int = 0) -> None:
         if self._asked():
