@@ -18,7 +18,7 @@ from finesight.data.sets import read_splits
 from finesight.evaluation.table import results_document
 from finesight.models.forward import SupervisedForward
 from finesight.models.load import Reading
-from finesight.models.spread import input_device, settle
+from finesight.models.spread import answering, input_device, settle
 from finesight.runtime.device import choose_device
 from finesight.runtime.distributed import World, joined
 from finesight.runtime.files import write_json
@@ -126,7 +126,8 @@ def _pictures(
     device = input_device(model)
     probe = PictureProbe(examples, split, recipe, notices)
     forward = SupervisedForward(model, examples.ports.image)
-    effect = probe(model, forward, Precision("fp32", device.type), device)
+    with answering(model):
+        effect = probe(model, forward, Precision("fp32", device.type), device)
     if effect is None:
         return {}
     say_effect(effect, notices)
