@@ -13,7 +13,7 @@ from transformers import (
 
 from finesight.core.errors import ModelError
 from finesight.models.forward import SupervisedForward
-from finesight.models.parts import count, freeze, frozen_lines, part_of
+from finesight.models.parts import check_frozen, count, freeze, frozen_lines, part_of
 from finesight.runtime.notices import Notices
 from finesight.training.step import loss_sum
 from finesight.workflows.prepare import prepare
@@ -159,7 +159,11 @@ def test_patterns_and_parts_mix_and_are_counted() -> None:
 @pytest.mark.parametrize(
     ("words", "told", "mend"),
     [
-        (("visiontower",), "`visiontower` is no part", "its parts are language_model, projector, vision_tower"),
+        (
+            ("visiontower",),
+            "`visiontower` is no part",
+            "its parts are language_model, projector, vision_tower",
+        ),
         (("*.q_porj.*",), "matches none of its parameters", "q_proj"),
         (("vision_tower", "*vision_tower*layers.0.*"), "frozen already", "take it out"),
         (("projector", "projector"), "frozen already", "take it out"),
@@ -172,3 +176,17 @@ def test_a_word_that_freezes_nothing_is_an_error(words: tuple[str, ...], told: s
     (fault,) = caught.value.faults
     assert told in fault.what and mend in fault.mend and fault.where == "model.freeze"
     assert all(value.requires_grad for value in model.parameters()), "nothing was frozen"
+
+
+def test_a_pattern_and_an_adapter() -> None:
+    """What an adapter lets learn whole cannot be frozen; what it changes beside its frozen weights can."""
+    model = _llava(SiglipVisionConfig(**SIZES, vision_use_head=False), -1)
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    check_frozen(model, ("language_model", "*vision_tower*layers.0.*"))
+    for words, told in (
+        (("*.multi_modal_projector.linear_1.*",), "learns whole by the adapter"),
+        (("*.nothing.*",), "matches none"),
+    ):
+        with pytest.raises(ModelError, match=told):
+            check_frozen(model, words)

@@ -158,9 +158,7 @@ def audited(world: World, strategy: str) -> dict[str, Any]:
     model = Seeing()
     engine = engine_for(strategy, model, world, torch.float32) if world.size > 1 else None
     numbers = Precision("fp32", "cpu")
-    step = Step(
-        model, forward_of(model), optimizer_of(model), numbers, 0.5, 0, torch.device("cpu"), engine
-    )
+    step = Step(model, forward_of(model), optimizer_of(model), numbers, 0.5, 0, torch.device("cpu"), engine)
     found: dict[str, Any] = {}
     notices = Notices()
     step.audit = Audit(

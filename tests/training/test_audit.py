@@ -64,9 +64,7 @@ def _batch(number: int, shown: bool) -> Batch:
 class _Run:
     """A step with an audit over a toy, and all that they said."""
 
-    def __init__(
-        self, model: nn.Module, *groups: Group, known: Any = None, precision: Any = "fp32"
-    ) -> None:
+    def __init__(self, model: nn.Module, *groups: Group, known: Any = None, precision: Any = "fp32") -> None:
         self.notices, self.found = Notices(), {}
         settings = Train(max_steps=1, weight_decay=0.0, groups=groups)
         self.audit = Audit(model, groups, _part, self.notices, self.found.update, known)

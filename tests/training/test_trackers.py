@@ -89,9 +89,7 @@ def _expected(run: Path) -> dict[int, dict[str, float]]:
 
 def _scores(run: Path) -> dict[str, float]:
     scores = json.loads((run / "results.json").read_text())["scores"]
-    return {
-        f"final/{row['split']}/{row['name']}": row["value"] for row in scores if row["slice"] == "all"
-    }
+    return {f"final/{row['split']}/{row['name']}": row["value"] for row in scores if row["slice"] == "all"}
 
 
 def test_tensorboard_holds_what_metrics_hold(tracked: Path) -> None:
@@ -110,9 +108,9 @@ def test_tensorboard_holds_what_metrics_hold(tracked: Path) -> None:
         for name, value in values.items():
             assert found[step][name] == pytest.approx(value, rel=1e-6), (step, name)  # fp32
         timed = {name for name in found[step] if name.startswith("seconds/")}
-        assert timed >= {f"seconds/{name}" for name in ("data", "forward", "backward", "optimizer", "total")} or (
-            "train/loss" not in values
-        )
+        assert timed >= {
+            f"seconds/{name}" for name in ("data", "forward", "backward", "optimizer", "total")
+        } or ("train/loss" not in values)
     assert found.keys() == expected.keys()
     for name, value in _scores(tracked).items():
         assert found[12][name] == pytest.approx(value, rel=1e-6)
@@ -121,7 +119,9 @@ def test_tensorboard_holds_what_metrics_hold(tracked: Path) -> None:
 
 
 def test_the_newest_wandb_file_holds_the_whole_run(tracked: Path) -> None:
-    files = sorted((tracked / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime)
+    files = sorted(
+        (tracked / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime
+    )
     assert len(files) == 3
     known = (tracked / "wandb" / "id").read_text().strip()
     for path in files[1:]:  # of the first, what W&B had not yet written was lost with the kill
@@ -245,13 +245,19 @@ def test_modes(mode: Any, environment: dict[str, str], chosen: str) -> None:
 
 
 def test_secrets_of_a_recipe_are_not_shown() -> None:
-    recipe = {"a": {"api_key": "x", "max_new_tokens": 3}, "path": "https://me:word@host/x", "b": [TOKEN, 1, None]}
+    recipe = {
+        "a": {"api_key": "x", "max_new_tokens": 3},
+        "path": "https://me:word@host/x",
+        "b": [TOKEN, 1, None],
+    }
     assert shown(recipe) == {
         "a": {"api_key": "***", "max_new_tokens": 3}, "path": "https://***@host/x", "b": ["***", 1, None],
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("wandb", [{"project": "p", "mode": "sometimes"}, {"tags": ["a"]}, {"project": "p", "tag": "a"}])
+@pytest.mark.parametrize(
+    "wandb", [{"project": "p", "mode": "sometimes"}, {"tags": ["a"]}, {"project": "p", "tag": "a"}]
+)
 def test_wrong_values(wandb: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(FinesightError) as caught:
         parse_recipe(tiny_mapping(tiny_data, tmp_path, log={"wandb": wandb}))

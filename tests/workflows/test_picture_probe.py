@@ -122,7 +122,15 @@ def test_nothing_to_measure_is_told_or_silent(untrained: tuple[Any, Prepared], t
 
 
 def test_pictures_are_exchanged_with_others_of_their_form() -> None:
-    kinds = {0: ("a", "x"), 1: ("a", "x"), 2: ("a", "y"), 3: ("a", "z"), 4: ("b", "x"), 5: ("c", "x"), 6: ("c", "y")}
+    kinds = {
+        0: ("a", "x"),
+        1: ("a", "x"),
+        2: ("a", "y"),
+        3: ("a", "z"),
+        4: ("b", "x"),
+        5: ("c", "x"),
+        6: ("c", "y"),
+    }
     found = exchanged(kinds)
     assert set(found) == {0, 1, 2, 3, 5, 6}, "4 is alone"
     assert sorted(found.values()) == sorted(found), "each is shown once"
@@ -130,7 +138,7 @@ def test_pictures_are_exchanged_with_others_of_their_form() -> None:
         assert kinds[index][0] == kinds[other][0] and kinds[index][1] != kinds[other][1]
     same = {number: ("a", "x" if number else "y") for number in range(5)}
     assert exchanged(same) in ({0: 1, 4: 0}, {0: 4, 1: 0}, {0: 1, 1: 0}, {0: 4, 4: 0}), "most show the same"
-    assert exchanged({number: ("a", "x") for number in range(3)}) == {}
+    assert exchanged(dict.fromkeys(range(3), ("a", "x"))) == {}
 
 
 def _of_processor(number: int, count: int) -> Example:
@@ -221,7 +229,9 @@ def test_a_model_that_must_look_and_one_that_need_not(
     if telling:
         assert results["blank"] > 2 * results["true"] and results["shuffled"] > 2 * results["true"]
         assert results["over_shuffled"]["low"] > 0
-    measured = {row["name"]: row["value"] for row in rows(tmp_path / "run" / "metrics.jsonl") if "name" in row}
+    measured = {
+        row["name"]: row["value"] for row in rows(tmp_path / "run" / "metrics.jsonl") if "name" in row
+    }
     assert measured["picture_blank"] == pytest.approx(results["blank"])
     assert measured["picture_true"] == pytest.approx(measured["val_loss"], rel=1e-5)
     assert summary["status"] == "finished"

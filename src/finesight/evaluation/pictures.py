@@ -1,6 +1,6 @@
 """Does the picture matter? Losses of the same samples with their pictures, with blank ones and with other samples'.
 
-What a model that sees learns may be what words alone tell: its loss is then the same whatever it is shown.
+A model that is shown pictures may learn what words alone tell: its loss is then the same whatever it is shown.
 """
 
 from collections.abc import Sequence

@@ -26,7 +26,10 @@ def looks(effect: Mapping[str, Any]) -> Looks | None:
     shuffled = number(effect.get("shuffled"))
     if shuffled is not None:
         losses.append(("other samples’ pictures", shuffled))
-    gains = {"blank pictures": effect.get("over_blank"), "other samples’ pictures": effect.get("over_shuffled")}
+    gains = {
+        "blank pictures": effect.get("over_blank"),
+        "other samples’ pictures": effect.get("over_shuffled"),
+    }
     told = [
         f"{_signed(value)} over {name} (95 % interval {_signed(low)} to {_signed(high)})"
         for name, gain in gains.items()

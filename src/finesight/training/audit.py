@@ -125,7 +125,8 @@ class Audit:
             if one.name not in self._rows:
                 needs = " and ".join(sorted(one.needs))
                 self._notices.add(
-                    "unreached", f"no step had {needs}, so the {one.name} learned nothing: {_tensors(one.tensors)}"
+                    "unreached",
+                    f"no step had {needs}, so the {one.name} learned nothing: {_tensors(one.tensors)}",
                 )
         left = [name for name in self._zero if ".lora_" not in name]
         if left:
@@ -224,7 +225,9 @@ def _declared(
     there = set(parts.values())
     media = {part: medium for part, medium in _TOWERS.items() if part in there}
     if "projector" in there:
-        media["projector"] = "sounds" if "audio_tower" in there and "vision_tower" not in there else "pictures"
+        media["projector"] = (
+            "sounds" if "audio_tower" in there and "vision_tower" not in there else "pictures"
+        )
     found: dict[str, list[str]] = {}
     for name, value in values.items():
         if not value.requires_grad:

@@ -112,7 +112,9 @@ class PictureProbe:
             [swapped(one, other) for one, other in shown if other is not None],
         ]
         measured = [
-            _losses(collate(some, ports.pad_id).to(device), forward, precision) if some else [None] * len(shown)
+            _losses(collate(some, ports.pad_id).to(device), forward, precision)
+            if some
+            else [None] * len(shown)
             for some in variants
         ]
         tokens = [one.supervised for one, _ in shown]
@@ -124,11 +126,14 @@ class PictureProbe:
         made = self._world.once(self._planned)
         if not made["chosen"]:
             self._notices.add(
-                "probe", f"whether pictures matter is not measured: no {self._split} sample with answers has any"
+                "probe",
+                f"whether pictures matter is not measured: no {self._split} sample with answers has any",
             )
             return None
         if made["why"]:
-            self._notices.add("probe", f"{self._split}: pictures are not exchanged among samples: {made['why']}")
+            self._notices.add(
+                "probe", f"{self._split}: pictures are not exchanged among samples: {made['why']}"
+            )
         partners = None if made["partners"] is None else tuple(made["partners"])
         return _Plan(tuple(made["chosen"]), partners, made["why"])
 
