@@ -65,8 +65,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         while _services(killed.pid):
             assert time.monotonic() < end, "W&B's process outlives the run that was killed"
             time.sleep(0.05)
+        stop = Watcher("step", 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted):
-            stop = Watcher("step", 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
             train(parse_recipe(mapping), resume=True, observer=stop)
         assert not _services(os.getpid()), "nothing of W&B outlives the run"
         train(parse_recipe(mapping), resume=True)
