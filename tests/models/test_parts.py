@@ -13,7 +13,7 @@ from transformers import (
 
 from finesight.core.errors import ModelError
 from finesight.models.forward import SupervisedForward
-from finesight.models.parts import count, freeze, part_of
+from finesight.models.parts import check_frozen, count, freeze, frozen_lines, part_of
 from finesight.runtime.notices import Notices
 from finesight.training.step import loss_sum
 from finesight.workflows.prepare import prepare
@@ -132,5 +132,61 @@ def test_a_frozen_part_is_told(tiny_data: Path, tmp_path: Path) -> None:
     notices = Notices()
     prepare(tiny_recipe(tiny_data, tmp_path, model={"freeze": ["projector", "language_model"]}), notices)
     told = [str(row["text"]) for row in notices.rows()]
-    assert "the language model does not learn" in told
-    assert "the projector does not learn" in told
+    assert any(text.startswith("the language model does not learn: ") for text in told)
+    assert "the projector does not learn: 2,112 values in 4 tensors" in told
+
+
+def test_patterns_and_parts_mix_and_are_counted() -> None:
+    model = _llava(SiglipVisionConfig(**SIZES, vision_use_head=False), -1)
+    words = ("projector", "*.self_attn.q_proj.*", "model.language_model.embed_tokens.weight")
+    freeze(model, words)
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    wanted = {
+        name
+        for name, _ in model.named_parameters()
+        if "multi_modal_projector" in name or ".self_attn.q_proj." in name or "embed_tokens" in name
+    }
+    assert frozen - wanted == {f"model.vision_tower.post_layernorm.{end}" for end in ("weight", "bias")}
+    assert wanted <= frozen
+    lines = frozen_lines(model, words)
+    assert lines == [
+        "the projector does not learn: 144 values in 4 tensors",
+        "`*.self_attn.q_proj.*` does not learn: 280 values in 7 tensors",
+        "`model.language_model.embed_tokens.weight` does not learn: 160 values in 1 tensor",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "mend"),
+    [
+        (
+            ("visiontower",),
+            "`visiontower` is no part",
+            "its parts are language_model, projector, vision_tower",
+        ),
+        (("*.q_porj.*",), "matches none of its parameters", "q_proj"),
+        (("vision_tower", "*vision_tower*layers.0.*"), "frozen already", "take it out"),
+        (("projector", "projector"), "frozen already", "take it out"),
+    ],
+)
+def test_a_word_that_freezes_nothing_is_an_error(words: tuple[str, ...], told: str, mend: str) -> None:
+    model = _llava(SiglipVisionConfig(**SIZES, vision_use_head=False), -1)
+    with pytest.raises(ModelError) as caught:
+        freeze(model, words)
+    (fault,) = caught.value.faults
+    assert told in fault.what and mend in fault.mend and fault.where == "model.freeze"
+    assert all(value.requires_grad for value in model.parameters()), "nothing was frozen"
+
+
+def test_a_pattern_and_an_adapter() -> None:
+    """What an adapter lets learn whole cannot be frozen; what it changes beside its frozen weights can."""
+    model = _llava(SiglipVisionConfig(**SIZES, vision_use_head=False), -1)
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    check_frozen(model, ("language_model", "*vision_tower*layers.0.*"))
+    for words, told in (
+        (("*.multi_modal_projector.linear_1.*",), "learns whole by the adapter"),
+        (("*.nothing.*",), "matches none"),
+    ):
+        with pytest.raises(ModelError, match=told):
+            check_frozen(model, words)

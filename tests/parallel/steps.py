@@ -12,7 +12,9 @@ from finesight.config.train import Train
 from finesight.core.batch import IGNORE, Batch
 from finesight.core.errors import TrainingError
 from finesight.runtime.distributed import World
+from finesight.runtime.notices import Notices
 from finesight.training.agreement import agreed, facts_of
+from finesight.training.audit import Audit
 from finesight.training.optim import build_optimizer
 from finesight.training.parallel import Engine, Replicated
 from finesight.training.precision import Precision
@@ -144,9 +146,31 @@ def steps(world: World, folder: str) -> dict[str, Any]:
         model = Seeing().to(dtype)
         told = run(model, engine_for(strategy, model, world, dtype), world, kind, dtype)
         found[f"{strategy} {kind} {name}"] = {"told": told, "values": values(model)}
+    found |= {f"audit {strategy}": audited(world, strategy) for strategy in ("ddp", "fsdp")}
     found |= {f"nan {strategy}": not_a_number(world, strategy) for strategy in ("ddp", "fsdp")}
     found["slices"] = slices(world, Path(folder))
     return found
+
+
+def audited(world: World, strategy: str) -> dict[str, Any]:
+    """The record of an audit over three steps, of which the second has pictures, on one process alone; what was told,
+    and the gradient norm of each step."""
+    model = Seeing()
+    engine = engine_for(strategy, model, world, torch.float32) if world.size > 1 else None
+    numbers = Precision("fp32", "cpu")
+    step = Step(model, forward_of(model), optimizer_of(model), numbers, 0.5, 0, torch.device("cpu"), engine)
+    found: dict[str, Any] = {}
+    notices = Notices()
+    step.audit = Audit(
+        *(model, (), lambda name: "vision_tower" if "tower" in name else "language_model"),
+        *(notices, found.update, None, world),
+    )
+    norms = []
+    for number in (1, 2, 3):
+        samples = [sample(10 * number + place, number == 2 and place == 1, torch.float32) for place in (0, 1)]
+        window = samples[world.rank :: world.size]
+        norms.append(step(window, number, 0.02, agreed(world.together(facts_of(window)))).grad_norm)
+    return {**found, "told": [row["text"] for row in notices.rows()], "norms": norms}
 
 
 def not_a_number(world: World, strategy: str) -> dict[str, Any]:

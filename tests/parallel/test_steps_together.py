@@ -60,6 +60,25 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both(
         assert all(math.isclose(value, expected, abs_tol=1e-5) for value in case["sums"])
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_gradients_are_audited_as_in_one_process(found: list[dict[str, Any]], strategy: str) -> None:
+    """Pictures are in the second step, on process 1 alone; `unseen` is reached by nothing, and told once."""
+    alone = steps.audited(ALONE, strategy)
+    assert [row["step"] for row in alone["groups"] if row["learns"]] == [2, 2]
+    assert alone["told"] == [
+        "no gradient reached 1 of the 10 tensors of the language model, which are to learn: unseen"
+    ]
+    learned = math.hypot(*(row["norm"] for row in alone["groups"]))
+    assert learned == pytest.approx(alone["norms"][1], rel=1e-6)
+    for process in found:
+        case = process[f"audit {strategy}"]
+        assert case["norms"] == pytest.approx(alone["norms"], abs=1e-5)
+        for ours, theirs in zip(case["groups"], alone["groups"], strict=True):
+            assert ours["norm"] == pytest.approx(theirs["norm"], abs=1e-5)
+            assert {**ours, "norm": 0} == {**theirs, "norm": 0}
+        assert (case["told"], case["waiting"], case["zero"]) == (alone["told"], [], {})
+
+
 def test_slices_are_the_whole(found: list[dict[str, Any]]) -> None:
     for process in found:
         case = process["slices"]

@@ -73,6 +73,9 @@ def test_a_whole_run_is_told_in_words(run: Path) -> None:
     assert "2 faulty rows" in text
     assert "What is missing" not in text
     assert page.count("<svg") == 4
+    worth = "It looks at its pictures: they are worth 2.19 over blank pictures (95 % interval 1.8 to 2.6) and 2.89 over"
+    assert worth in text and "on 64 samples of the test set" in text
+    assert "37 of 38" in text and "none, as it should be" in text and "its inputs were in no step" in text
 
 
 def test_what_a_model_says_stays_text(run: Path) -> None:
@@ -109,7 +112,7 @@ def test_private_data_shows_no_answers(run: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(["recipe.yaml", "metrics.jsonl", "losses_log.csv", "timing_logs.csv",
     "results.json", "predictions/test.jsonl", "pictures/index.json", "notices.json", "faults.csv", "environment.json",
-    "plan.json"]))  # fmt: skip
+    "plan.json", "audit.json"]))  # fmt: skip
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "noise", "other shape", "nothing known"])
 def test_any_file_may_be_missing_or_damaged(
     run: Path, name: str, damage: str, monkeypatch: pytest.MonkeyPatch

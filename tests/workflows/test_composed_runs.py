@@ -133,7 +133,8 @@ def test_kept_features_change_nothing_but_the_time(
     monkeypatch.setattr("finesight.workflows.features._worth", lambda *_: True)
 
     def counted(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        seen.append(len(pixels))
+        if not bool((pixels == pixels[:1, :, :1, :1]).all()):  # the blank ones of the probe are in no cache
+            seen.append(len(pixels))
         return encode(model, pixels)
 
     monkeypatch.setattr("finesight.models.features.encode", counted)

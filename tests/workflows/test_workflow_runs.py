@@ -34,7 +34,7 @@ def test_every_file_of_the_layout_is_there(finished_run: Path) -> None:
         "recipe.yaml", "environment.json", "log.txt", "metrics.jsonl", "samples.jsonl",
         "losses_log.csv", "timing_logs.csv",
         "loss_curve.png", "timing_curve.png", "checkpoints", "predictions", "results.json", "model", "plan.json",
-        "report.html", "faults.csv", "notices.json", "pictures",
+        "report.html", "faults.csv", "notices.json", "pictures", "audit.json",
     }  # fmt: skip
 
 
@@ -45,9 +45,8 @@ def test_tables(finished_run: Path) -> None:
     assert all(row["samples"] == 4 and 0 < row["supervised_tokens"] < row["tokens"] for row in steps)
     assert steps[7]["epoch"] == 1.0, "32 samples, 4 at a time"
     measured = {(row["step"], row["name"]) for row in metrics if "name" in row}
-    assert measured == {
-        (step, name) for step in (5, 10, 12) for name in ("val_loss", "exact_match", "token_f1")
-    }
+    names = ("val_loss", "exact_match", "token_f1", "picture_true", "picture_blank", "picture_shuffled")
+    assert measured == {(step, name) for step in (5, 10, 12) for name in names}
     with open(finished_run / "losses_log.csv") as stream:
         losses = list(csv.reader(stream))
     assert losses[0] == ["epoch", "step", "train_loss", "val_loss"]

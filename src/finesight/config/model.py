@@ -1,16 +1,33 @@
 """The `model` section: where the weights come from, or every size of a model from scratch."""
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from finesight.config.base import Inconsistent, Section, Switch
 from finesight.config.compose import Compose
 from finesight.config.loading import Load
 
 PartName = Literal["vision_tower", "audio_tower", "projector", "audio_projector", "language_model"]
+
+
+def _part_or_pattern(word: str) -> str:
+    """Refuse what can be neither: every parameter's name has a point."""
+    parts = get_args(PartName)
+    if word in parts or "." in word or "*" in word:
+        return word
+    near = get_close_matches(word, parts, n=1)
+    raise Inconsistent(
+        f"`{word}` is no part of a model, and no pattern of parameter names: those have a `.` or a `*`",
+        (f"did you mean `{near[0]}`? " if near else "") + f"the parts are {', '.join(parts)}",
+    )
+
+
+PartOrPattern = Annotated[str, AfterValidator(_part_or_pattern)]
+"""A part of a model, or a pattern of parameter names."""
 
 
 class Vision(Section):
@@ -157,8 +174,10 @@ class Model(Section):
     weights: str | None = None
     """A file with weights from elsewhere (`.pth`, `.pt`, `.bin`, `.safetensors`: tensors by name) to begin with, in
     place of those that the model has; its names and shapes must be the model's."""
-    freeze: tuple[PartName, ...] = ()
-    """Parts that do not learn."""
+    freeze: tuple[PartOrPattern, ...] = ()
+    """What does not learn: parts (`vision_tower`, `audio_tower`, `projector`, `audio_projector`, `language_model`), and
+    patterns of parameter names, in which `*` stands for anything. A word that means nothing, or nothing that the words
+    before it do not mean, is an error."""
     cache: Literal["none", "features"] = "none"
     """With `features`: what a frozen vision encoder sees in each picture is kept on disk and read from there, where
     that is faster than encoding it again, and where no `data.transforms` change the pictures."""

@@ -244,6 +244,9 @@ class Evaluation(Section):
     """What decides the best checkpoint, which becomes the finished model; `last` takes the end of the run as it is."""
     batch_size: PositiveInt = 64
     """Samples that are answered or scored together."""
+    probe: NonNegativeInt = 64
+    """Samples with pictures whose loss is also measured with blank pictures and with each other's, to see whether the
+    model looks at them (0: none)."""
     baselines: Switch = False
     """Compare the final scores with the majority answer and with the nearest training picture's answer."""
     resamples: PositiveInt = 1000
@@ -281,6 +284,24 @@ class Generation(Section):
     """Above 1 makes repeated tokens less likely."""
 
 
+class Wandb(Section):
+    """A run of Weights & Biases."""
+
+    project: str
+    """Project that it belongs to."""
+    entity: str | None = None
+    """Account or team that has the project; your own where absent."""
+    name: str | None = None
+    """What it is called; `run.name` where absent."""
+    group: str | None = None
+    """Runs that belong together."""
+    tags: tuple[str, ...] = ()
+    """Words to find it by."""
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """`offline` writes files below the run that `wandb sync` sends later; `auto` does so, too, unless WANDB_API_KEY is
+    set. Where nothing can be reached, `online` becomes offline, which is told."""
+
+
 class Log(Section):
     """What is written while training."""
 
@@ -288,6 +309,10 @@ class Log(Section):
     """Steps between lines in `metrics.jsonl`."""
     samples: Switch = False
     """Write the ids of each step's samples to `samples.jsonl`."""
+    tensorboard: Switch = False
+    """Write event files for TensorBoard to `tensorboard/` in the run."""
+    wandb: Wandb | None = None
+    """Tell Weights & Biases, too."""
 
 
 class Report(Section):

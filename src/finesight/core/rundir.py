@@ -6,7 +6,9 @@
 | metrics.jsonl | one object a logged step, and one an evaluation |
 | losses_log.csv, timing_logs.csv, *_curve.png | losses and seconds per step, and their plots |
 | checkpoints/step-N/ | each with a manifest; `best` and `last` are files that name one |
+| tensorboard/, wandb/ | files of the trackers, where the recipe asks for them |
 | predictions/<split>.jsonl, pictures/ | answers; the few pictures that the report shows |
+| audit.json | what learned in the first steps: gradients by group |
 | results.json, faults.csv, plan.json, report.html | scores; rows left out; plan against measurement; the page |
 | model/ or adapter/ | a plain Hugging Face folder |
 """
@@ -71,6 +73,10 @@ class RunDirectory:
         return self.path / "notices.json"
 
     @property
+    def audit(self) -> Path:
+        return self.path / "audit.json"
+
+    @property
     def faults(self) -> Path:
         return self.path / "faults.csv"
 
@@ -96,6 +102,15 @@ class RunDirectory:
     def adapter(self) -> Path:
         """What a run with an `adapter` section has instead of `model`."""
         return self.path / "adapter"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        """W&B's own folder, and the `id` of the run there."""
+        return self.path / "wandb"
 
     @property
     def report(self) -> Path:

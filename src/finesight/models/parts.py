@@ -4,8 +4,10 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -129,29 +131,91 @@ def _behind_eyes(model: Any) -> set[str]:
     return names
 
 
-def freeze(model: nn.Module, parts: Sequence[PartName]) -> list[str]:
-    """Freeze the parts, and what no output depends on; returns names of the latter.
+def freeze(model: nn.Module, words: Sequence[str]) -> list[str]:
+    """Freeze what the words mean, as `meant_by` says, and what no output depends on; returns names of the latter.
 
-    Raises ModelError for a part that the model does not have, and where nothing is left to learn.
+    Raises ModelError as `meant_by`, and where nothing is left to learn.
     """
-    unused, kind = _unused(model), _type_of(model)
-    there = {part_of(name, kind) for name, _ in model.named_parameters()}
-    absent = [part for part in parts if part not in there]
-    if absent:
-        have = ", ".join(sorted(there))
-        raise ModelError(
-            f"this model has no {', no '.join(absent)}", "model.freeze", f"its parts are: {have}"
-        )
+    unused = _unused(model)
+    frozen = unused.union(*meant_by(model, words).values())
     for name, parameter in model.named_parameters():
-        if (
-            part_of(name, kind) in parts or name in unused
-        ):  # a table of sines, which never learns, stays as it is
+        if name in frozen:  # a table of sines, which never learns, stays as it is
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             "every part is frozen, so nothing can learn", "model.freeze", "leave one part out of the list"
         )
     return sorted(unused)
+
+
+def meant_by(model: nn.Module, words: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the parameters that each word of `model.freeze` means and no word before it: those of a part, or those
+    that a pattern matches, in which `*` stands for anything. Names are as they were before an adapter.
+
+    Raises ModelError for a word that means nothing, or nothing that the words before it do not mean.
+    """
+    kind = _type_of(model)
+    names = {name: own_name(name) for name, _ in model.named_parameters() if not _ADDED.search(name)}
+    there = {part_of(name, kind) for name in names}
+    absent = [word for word in words if word in get_args(PartName) and word not in there]
+    if absent:
+        have = ", ".join(sorted(there))
+        raise ModelError(
+            f"this model has no {', no '.join(absent)}", "model.freeze", f"its parts are: {have}"
+        )
+    found: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for word in words:
+        meant = [name for name, own in names.items() if part_of(name, kind) == word or fnmatchcase(own, word)]
+        fresh = [name for name in meant if name not in taken]
+        if not fresh:
+            raise _means_nothing(word, bool(meant), sorted(there), list(names.values()))
+        found[word] = fresh
+        taken.update(fresh)
+    return found
+
+
+def _means_nothing(word: str, taken: bool, parts: Sequence[str], names: Sequence[str]) -> ModelError:
+    if taken:
+        told = f"all that `{word}` means is frozen already, by a word before it"
+        return ModelError(told, "model.freeze", "take it out, or one that means less")
+    said = max(re.split(r"[.*]+", word), key=len)
+    meant = get_close_matches(said, {piece for name in names for piece in name.split(".")}, n=1)
+    near = [name for name in names if meant and meant[0] in name.split(".")][:2] or names[:2]
+    return ModelError(
+        f"`{word}` is no part of this model, and matches none of its parameters",
+        "model.freeze",
+        f"its parts are {', '.join(parts)}; its parameters have names such as {', '.join(near)}, "
+        "and `*` stands for anything",
+    )
+
+
+def frozen_lines(model: nn.Module, words: Sequence[str]) -> list[str]:
+    """What each word has frozen, in words and numbers."""
+    values = {name: values_of(parameter) for name, parameter in model.named_parameters()}
+    lines = []
+    for word, names in meant_by(model, words).items():
+        part = word in get_args(PartName)
+        what = f"the {word.replace('_', ' ')} does not learn" if part else f"`{word}` does not learn"
+        many = f"{len(names):,} tensor{'s' if len(names) > 1 else ''}"
+        lines.append(f"{what}: {sum(map(values.__getitem__, names)):,} values in {many}")
+    return lines
+
+
+def check_frozen(model: nn.Module, words: Sequence[str]) -> None:
+    """Raise ModelError where a word of `model.freeze` means nothing in a model with an adapter, or what learns whole.
+
+    Layers of a frozen part may be adapted: their own weights stay as they are.
+    """
+    learning = {name for name, value in model.named_parameters() if value.requires_grad}
+    for word, names in meant_by(model, words).items():
+        whole = [own_name(name) for name in names if name in learning]
+        if whole:
+            raise ModelError(
+                f"`{word}` does not learn by `model.freeze`, and {', '.join(whole[:4])} learns whole by the adapter",
+                "model.freeze",
+                "take it out of `model.freeze`, or out of `adapter.save` (and `adapter.bias`)",
+            )
 
 
 def keep_fixed(model: Any) -> None:

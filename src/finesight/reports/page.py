@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finesight.core.rundir import RunDirectory
-from finesight.reports import answers, costs, scores
+from finesight.reports import answers, costs, learning, scores
 from finesight.reports.costs import mapping
 from finesight.reports.plots import COLOURS, loss_svg, timing_svg
 from finesight.reports.tables import Tables, read
@@ -84,6 +84,8 @@ def context(tables: Tables, run: Path, limit: int | None) -> dict[str, Any]:
         "speed": costs.speed(tables),
         "parts": costs.part_shares(parameters),
         "parameters": costs.totals(parameters),
+        "looks": learning.looks(tables.effect),
+        "audited": learning.audited(tables.audit),
         "data_head": head,
         "data_rows": rows,
         "notices": tables.notices,

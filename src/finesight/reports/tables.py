@@ -52,6 +52,9 @@ class Tables:
     notices: Sequence[Notice] | None
     faults: Sequence[Mapping[str, str]] | None
     problems: Sequence[str]
+    effect: Mapping[str, Any]
+    """What results.json says of the worth of pictures."""
+    audit: Mapping[str, Any]
 
 
 def read(path: Path) -> Tables:
@@ -86,6 +89,8 @@ def read(path: Path) -> Tables:
         notices=None if notices is None else _items(notices, _notice, run.notices, problems),
         faults=_records(run.faults, problems),
         problems=problems,
+        effect=effect if isinstance(effect := results.get("pictures"), dict) else {},
+        audit=_object(run.audit, problems),
     )
 
 

@@ -35,6 +35,9 @@ METRICS = {
     "wer": Metric("word error rate", "share", "words to change for the reference; lower is better", True),
     "perplexity": Metric("perplexity", "number", "how surprised it is by the truth; lower is better", True),
     "val_loss": Metric("validation loss", "number", "mean per learned token; lower is better", True),
+    "picture_true": Metric("loss with its pictures", "number", "per learned token", True),
+    "picture_blank": Metric("loss with blank pictures", "number", "per learned token"),
+    "picture_shuffled": Metric("loss with others’ pictures", "number", "per learned token"),
     **{
         f"bleu_{n}": Metric(f"BLEU-{n}", "share", f"sequences of up to {n} words shared") for n in range(1, 5)
     },

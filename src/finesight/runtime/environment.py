@@ -53,6 +53,17 @@ def without_secrets(words: list[str]) -> list[str]:
     return clean
 
 
+def shown(value: Any, key: str = "") -> Any:
+    """A recipe, or a part of one, with what looks like a secret blotted out."""
+    if isinstance(value, dict):
+        return {name: shown(part, str(name)) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(part, key) for part in value]
+    if isinstance(value, str):
+        return "***" if value and _SECRET.search(key) else _LOGIN.sub("://***@", _TOKEN.sub("***", value))
+    return value
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide what a run computes."""
     found = {"python": platform.python_version()}

@@ -14,6 +14,7 @@ from finesight.runtime.control import Lost
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.signals import StopAsked
 from finesight.training.agreement import Agreed, agreed, facts_of
+from finesight.training.audit import Unreached
 from finesight.training.schedule import Schedule
 from finesight.training.step import Step, no_number
 from finesight.training.stopping import Best
@@ -190,7 +191,7 @@ class Loop:
         try:
             with self.world.telling():
                 result = self.step(window, number, rate, step)
-        except Lost as error:  # before the update: the weights are those of the step before
+        except (Lost, Unreached) as error:  # before the update: the weights are those of the step before
             raise self._left(error, state) from error.__cause__
         if result.skipped and state.skipped >= self.timetable.nan_limit:
             raise self._left(no_number(result.loss, result.grad_norm, number, step, state.skipped), state)

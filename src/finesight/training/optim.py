@@ -34,7 +34,7 @@ def parameter_groups(module: nn.Module, train: Train, part_of: PartOf = str) -> 
         for parameter in part.parameters()
     }
     learning = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    chosen = {name: _group_of(name, train.groups, part_of) for name in learning}
+    chosen = {name: group_of(name, train.groups, part_of) for name in learning}
     _all_match(train.groups, learning, part_of)
     groups: dict[tuple[float, float], list[str]] = {}
     for name, parameter in learning.items():
@@ -74,7 +74,8 @@ def _matches(name: str, word: str, part_of: PartOf) -> bool:
     return part_of(name) == word or fnmatchcase(name, word)
 
 
-def _group_of(name: str, groups: Sequence[Group], part_of: PartOf) -> Group | None:
+def group_of(name: str, groups: Sequence[Group], part_of: PartOf) -> Group | None:
+    """The group that a parameter learns in: the first that matches."""
     return next((group for group in groups if _matches(name, group.match, part_of)), None)
 
 

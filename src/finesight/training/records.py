@@ -13,6 +13,11 @@ _LOSSES = "epoch,step,train_loss,val_loss"
 _TIMING = "step,data,forward,backward,optimizer,total"
 
 
+def is_logged(report: StepReport, every: int) -> bool:
+    """Whether `metrics.jsonl` has a line of a step: one in so many, the first, the last, and all that were skipped."""
+    return report.step % every == 0 or report.step in (1, report.steps) or report.skipped
+
+
 class Records:
     """An observer that writes the run's tables. On resuming, what was written after the checkpoint is cut off."""
 
@@ -50,7 +55,7 @@ class Records:
         append_line(self._run.timing, f"{report.step},{seconds}")
         if self._samples:
             append_line(self._run.samples, to_json({"step": report.step, "ids": report.ids}))
-        if report.step % self._every == 0 or report.step in (1, report.steps) or report.skipped:
+        if is_logged(report, self._every):
             append_line(self._run.losses, f"{report.epoch:.6g},{report.step},{report.loss!r},")
             append_line(self._run.metrics, to_json(_metrics_row(report)))
 

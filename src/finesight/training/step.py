@@ -86,6 +86,8 @@ class Step:
         self._engine: Engine = engine or Single()
         self._smoothing, self._skips = smoothing, skips
         self._measure: Measure | None = None
+        self.audit: Callable[[int, Agreed], bool] | None = None
+        """Looks at the gradients of a step before they are clipped, until it says that it has seen all."""
 
     def __call__(
         self, window: Sequence[Batch], number: int, lr: float, step: Agreed | None = None
@@ -128,6 +130,8 @@ class Step:
     def _update(self, lr: float, loss: float, number: int, step: Agreed) -> tuple[float, bool]:
         """The norm of all gradients, and whether the step was skipped; all processes have the same loss and norm."""
         self.scaler.unscale_(self.optimizer)
+        if self.audit is not None and self.audit(number, step):
+            self.audit = None
         norm = self._engine.clip(self._parameters, self._clip if self._clip else float("inf"))
         # with a scaler an overflow of the gradients is part of the method: it skips the step and scales less
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):

@@ -16,15 +16,18 @@ from finesight.data.passes.passing import Means
 from finesight.data.policy import Policy
 from finesight.data.sets import read_splits
 from finesight.evaluation.table import results_document
+from finesight.models.forward import SupervisedForward
 from finesight.models.load import Reading
-from finesight.models.spread import settle
+from finesight.models.spread import answering, input_device, settle
 from finesight.runtime.device import choose_device
 from finesight.runtime.distributed import World, joined
 from finesight.runtime.files import write_json
 from finesight.runtime.logs import errors_to
 from finesight.runtime.notices import Notices
+from finesight.training.precision import Precision
 from finesight.workflows.held import held, say_held
 from finesight.workflows.places import find_model, run_of
+from finesight.workflows.probe import PictureProbe, say_effect
 from finesight.workflows.scoring import answer_split, answered, score_split
 
 
@@ -110,6 +113,22 @@ def _evaluate(
         return {}
     left = answered(sets[split], predictions)
     scores, comparisons = score_split(predictions, recipe, split, left, sets.get("train"), policy)
-    document = {**results_document(scores, comparisons), "loaded": facts}
+    pictures = _pictures(found.loaded.model, sets[split], split, recipe, notices)
+    document = {**results_document(scores, comparisons), "loaded": facts, **pictures}
     write_json(RunDirectory(folder).results, document)
     return {**document, "results": str(RunDirectory(folder).results)}
+
+
+def _pictures(
+    model: Any, examples: ExampleSet, split: str, recipe: Recipe, notices: Notices
+) -> dict[str, Any]:
+    """What the pictures of some samples are worth to the model."""
+    device = input_device(model)
+    probe = PictureProbe(examples, split, recipe, notices)
+    forward = SupervisedForward(model, examples.ports.image)
+    with answering(model):
+        effect = probe(model, forward, Precision("fp32", device.type), device)
+    if effect is None:
+        return {}
+    say_effect(effect, notices)
+    return {"pictures": effect.document()}

@@ -55,12 +55,6 @@ def _timed_pass(prepared: Prepared, forward: SupervisedForward, window: tuple[Ba
             logits = forward(moved)
         loss_sum(logits, moved.targets).backward()  # type: ignore[no-untyped-call]
     seconds = time.perf_counter() - began
-    unreached = [name for name, p in prepared.model.named_parameters() if p.requires_grad and p.grad is None]
-    if unreached:
-        told = ", ".join(unreached[:8])
-        prepared.notices.add(
-            "unused", f"no gradient reached {len(unreached)} tensors that are to learn: {told}"
-        )
     prepared.model.zero_grad(set_to_none=True)
     return seconds
 

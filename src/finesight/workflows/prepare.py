@@ -32,7 +32,7 @@ from finesight.data.stream_rows import Head
 from finesight.export.loading import Kind
 from finesight.models.load import LoadedModel
 from finesight.models.packing import PackedRows
-from finesight.models.parts import count, freeze, size_lines
+from finesight.models.parts import check_frozen, count, freeze, frozen_lines, size_lines
 from finesight.models.recompute import checkpoint_activations
 from finesight.runtime.device import choose_device
 from finesight.runtime.distributed import ALONE, World
@@ -261,6 +261,7 @@ def _learner(recipe: Recipe, words: Words, precision: Precision, notices: Notice
         _freeze(loaded.model, recipe, notices)
     else:
         loaded = adapted.loaded
+        check_frozen(loaded.model, recipe.model.freeze)
     for kind, text in loaded.ports.said:
         notices.add(kind, text)
     if recipe.train.gradient_checkpointing:
@@ -288,8 +289,8 @@ def _freeze(model: Any, recipe: Recipe, notices: Notices) -> None:
     frozen = freeze(model, recipe.model.freeze)
     if frozen:
         notices.add("frozen", f"{len(frozen)} tensors that no output depends on: {', '.join(frozen)}")
-    for part in recipe.model.freeze:
-        notices.add("frozen", f"the {part.replace('_', ' ')} does not learn")
+    for line in frozen_lines(model, recipe.model.freeze):
+        notices.add("frozen", line)
 
 
 def _say_size(prepared: Prepared) -> None:

@@ -42,12 +42,14 @@ from finesight.training.state import (
     room_of,
 )
 from finesight.training.step import Step, mean_loss
+from finesight.workflows.audited import audit_of
 from finesight.workflows.course import steps_of
 from finesight.workflows.engines import engine_of, save_in_slices, unsliced
 from finesight.workflows.pace import Pace
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
+from finesight.workflows.probe import PictureProbe
 
 _log = logging.getLogger("finesight")
 
@@ -93,6 +95,8 @@ class Session:
             train.on_nan == "skip",
         )
         self._records = Records(run, recipe.log.every, recipe.log.samples) if world.first else None
+        val = prepared.splits.get("val")
+        self._probe = None if val is None else PictureProbe(val, "val", recipe, prepared.notices, world)
         self._pace = Pace(asked, self._checkpoint_bytes)
         self._checked = set(prepared.policy.listed)
 
@@ -166,8 +170,8 @@ class Session:
         epochs, first = self._recipe.train.epochs, self._course.steps_per_epoch
         return self._steps / epochs if epochs and first else first or math.inf
 
-    def fit(self, state: LoopState) -> None:
-        """Train from `state` to the end."""
+    def fit(self, state: LoopState, tracker: Observer | None = None) -> None:
+        """Train from `state` to the end; `tracker` is told of it, too."""
         recipe, prepared = self._recipe, self._prepared
         train = recipe.train
         times = Timetable(
@@ -190,13 +194,18 @@ class Session:
             timetable=times,
             evaluate=self._measure if "val" in prepared.splits else None,
             save=self._save,
-            observers=[one for one in (self._records, self._observer, self._pace) if one is not None],
+            observers=[
+                one for one in (self._records, tracker, self._observer, self._pace) if one is not None
+            ],
             asked=self._asked,
             world=self._world,
         )
         workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
+        audit = audit_of(recipe, self._run, prepared, self._world)
+        self._step.audit = None if audit.done else audit
         with closing(self._course.windows(state.step, self._steps, workers)) as source:
             loop.run(source, state)
+        audit.close()
 
     def _predict(self, state: LoopState) -> None:
         """Write what the rest of the run will take. A model in slices is timed by all processes, another by one."""
@@ -238,15 +247,24 @@ class Session:
             loss = mean_loss(
                 prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device, world
             )
+            pictures = self._pictures()
             if not settings.max_samples:
-                return {"val_loss": loss}
+                return {"val_loss": loss, **pictures}
             answers = predict(
                 *(prepared.model, examples, recipe.generation, settings.batch_size, settings.max_samples),
                 tick=self._stop_if_asked,
                 policy=prepared.policy,
                 world=world,
             )
-        return {"val_loss": loss, **world.once(scores)}
+        return {"val_loss": loss, **pictures, **world.once(scores)}
+
+    def _pictures(self) -> dict[str, float]:
+        """What the pictures of some validation samples are worth."""
+        prepared, probe = self._prepared, self._probe
+        assert probe is not None  # there are validation samples
+        tick = self._stop_if_asked
+        effect = probe(prepared.model, self._forward, prepared.precision, prepared.device, tick)
+        return {} if effect is None else effect.values()
 
     def _stop_if_asked(self, _: int = 0) -> None:
         if self._asked():

@@ -18,18 +18,22 @@ from finesight.core.events import Observer
 from finesight.core.formats import FORMATS, check_format
 from finesight.core.prediction import Comparison, Score
 from finesight.core.rundir import RunDirectory
+from finesight.evaluation.pictures import PictureEffect
 from finesight.evaluation.table import results_document
+from finesight.models.forward import SupervisedForward
 from finesight.runtime.distributed import World, joined
-from finesight.runtime.environment import environment
+from finesight.runtime.environment import environment, shown
 from finesight.runtime.files import write_json, write_table, write_text
 from finesight.runtime.logs import errors_to, logging_to
 from finesight.runtime.notices import Notices
 from finesight.runtime.signals import StopFlag, stop_on_signals
 from finesight.training.checkpoint import Checkpoints
 from finesight.training.loop import LoopState
+from finesight.training.trackers import check_trackers, tracking
 from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
+from finesight.workflows.probe import PictureProbe, say_effect
 from finesight.workflows.report import build_report
 from finesight.workflows.rundirs import open_run
 from finesight.workflows.scoring import answer_split, answered, keep_pictures, score_split
@@ -60,6 +64,8 @@ def _stages(
     recipe: Recipe, resume: bool, dry_run: bool, observer: Observer | None, world: World, began: float
 ) -> dict[str, Any]:
     stages = stage_recipes(recipe)
+    for own in stages:
+        check_trackers(own.log)
     if dry_run:
         from finesight.workflows.dry_run import try_one_batch
 
@@ -116,23 +122,27 @@ def _train(
 
     session = Session(recipe, run, prepared, checkpoints, asked, observer, world)
     state = session.restore()
-    try:
-        _list_faults(run, prepared, world)
-        session.fit(state)
-    finally:
-        _list_faults(run, prepared, world)
-    prepared = session.take_best()
-    world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
-    measured = _measure(recipe, run, prepared, asked, observer, world)
-    if not world.first:
-        return
+    looking_on = tracking(recipe.log, recipe.run.name, run, shown(recipe.model_dump(mode="json")), notices)
+    with looking_on if world.first else nullcontext() as trackers:
+        try:
+            _list_faults(run, prepared, world)
+            session.fit(state, trackers)
+        finally:
+            _list_faults(run, prepared, world)
+        prepared = session.take_best()
+        world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
+        measured = _measure(recipe, run, prepared, asked, observer, world)
+        effect = _pictures(recipe, prepared, asked, world)
+        if trackers is None:
+            return
+        trackers.close([*measured[0], *(effect.scores() if effect else ())], 0)
     met = len(prepared.policy.listed) - known
     if met:
         told = "rows that were met in use are left out, or cut; they are listed in faults.csv"
         notices.add("dropped", told, met)
     _list_faults(run, prepared, world)
     write_json(run.notices, notices.rows())
-    _finish(recipe, run, prepared, state, measured)
+    _finish(recipe, run, prepared, state, measured, effect)
 
 
 def _begin(recipe: Recipe, run: RunDirectory, prepared: Prepared, checkpoints: Checkpoints) -> None:
@@ -248,12 +258,27 @@ def _measure(
     return scores, comparisons, time.perf_counter() - began
 
 
+def _pictures(recipe: Recipe, prepared: Prepared, asked: StopFlag, world: World) -> PictureEffect | None:
+    """What the pictures of the samples that were scored are worth to the finished model."""
+    split = next((name for name in ("test", "val") if name in prepared.splits), None)
+    if split is None:
+        return None
+    probe = PictureProbe(prepared.splits[split], split, recipe, prepared.notices, world)
+    forward = SupervisedForward(prepared.model, prepared.ports.image)
+    go_on = partial(_stop_if, asked, f"while answering {split}, after the last step")
+    effect = probe(prepared.model, forward, prepared.precision, prepared.device, go_on)
+    if effect is not None:
+        say_effect(effect, prepared.notices)
+    return effect
+
+
 def _finish(
     recipe: Recipe,
     run: RunDirectory,
     prepared: Prepared,
     state: LoopState,
     measured: tuple[list[Score], list[Comparison], float],
+    effect: PictureEffect | None = None,
 ) -> None:
     """Close the books; `results.json` comes last."""
     scores, comparisons, seconds = measured
@@ -269,6 +294,7 @@ def _finish(
             **results_document(scores, comparisons),
             "training": {**facts, "best_by": recipe.evaluation.best_by},
             "seconds": {"train": state.seconds, "evaluate": seconds},
+            **({} if effect is None else {"pictures": effect.document()}),
         },
     )
 
