@@ -109,22 +109,22 @@ def _evaluate(
     predictions = answer_split(
         found.loaded.model, sets[split], recipe, split, folder, observer, policy=policy, world=world
     )
+    pictures = _pictures(found.loaded.model, sets[split], split, recipe, notices, world)
     if not world.first:
         return {}
     left = answered(sets[split], predictions)
     scores, comparisons = score_split(predictions, recipe, split, left, sets.get("train"), policy)
-    pictures = _pictures(found.loaded.model, sets[split], split, recipe, notices)
     document = {**results_document(scores, comparisons), "loaded": facts, **pictures}
     write_json(RunDirectory(folder).results, document)
     return {**document, "results": str(RunDirectory(folder).results)}
 
 
 def _pictures(
-    model: Any, examples: ExampleSet, split: str, recipe: Recipe, notices: Notices
+    model: Any, examples: ExampleSet, split: str, recipe: Recipe, notices: Notices, world: World
 ) -> dict[str, Any]:
     """What the pictures of some samples are worth to the model."""
     device = input_device(model)
-    probe = PictureProbe(examples, split, recipe, notices)
+    probe = PictureProbe(examples, split, recipe, notices, world)
     forward = SupervisedForward(model, examples.ports.image)
     with answering(model):
         effect = probe(model, forward, Precision("fp32", device.type), device)
