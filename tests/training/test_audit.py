@@ -179,6 +179,17 @@ def test_a_frozen_tensor_with_a_gradient_is_an_error() -> None:
         run(1, shown=True)
 
 
+def test_gradients_of_fp16_are_those_before_scaling() -> None:
+    runs = {name: _Run(Seeing(), precision=name) for name in ("fp32", "fp16")}
+    for number in (1, 2, 3, 4):  # the scaler may have to find its scale first
+        for run in runs.values():
+            run(number, shown=True)
+    ours, theirs = runs["fp16"].rows, runs["fp32"].rows
+    assert ours["projector"]["step"] == theirs["projector"]["step"] == 1
+    for name, row in theirs.items():
+        assert ours[name]["norm"] == pytest.approx(row["norm"], rel=2e-2), name
+
+
 def test_a_step_that_is_no_number_tells_nothing() -> None:
     model = Seeing()
     run = _Run(model)

@@ -62,15 +62,18 @@ def test_losses_are_those_of_plain_transformers(untrained: tuple[Any, Prepared])
         shown = [(torch.from_numpy(one.pictures[0])[None] / 255 - mean) / std for one in (example, other)]
         tokens = torch.from_numpy(example.tokens.astype(np.int64))[None]
         wanted = torch.from_numpy(example.targets.astype(np.int64))
-        for at, pixels in enumerate((shown[0], torch.zeros_like(shown[0]), shown[1])):
+        level = torch.round(255 * mean) / 255  # whole levels: as near to zero as a picture comes
+        grey = ((level - mean) / std).expand_as(shown[0])
+        assert float(grey.abs().max()) < 0.01
+        for at, pixels in enumerate((shown[0], grey, shown[1])):
             with torch.no_grad():
                 logits = model(input_ids=tokens, pixel_values=pixels).logits[0]
             totals[at] += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
     means = totals / effect.tokens
     assert effect.tokens == examples.supervised
-    # a mean that is rounded to a level of 255 is off by 1/510 at most: 8e-3 after the division by a std of 0.5
-    assert (effect.true, effect.shuffled) == pytest.approx((means[0], means[2]), rel=1e-5)
-    assert effect.blank == pytest.approx(means[1], rel=1e-3)
+    assert (effect.true, effect.blank, effect.shuffled) == pytest.approx(tuple(means), rel=1e-6)
+    apart = [abs(means[one] - means[other]) for one, other in ((0, 1), (0, 2), (1, 2))]
+    assert min(apart) > 1e-4, "else it would not tell them apart"
 
 
 def test_samples_and_partners_depend_on_the_seed_alone(untrained: tuple[Any, Prepared]) -> None:

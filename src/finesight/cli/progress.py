@@ -81,7 +81,10 @@ class ProgressBar:
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """A line that stays."""
-        values = "  ".join(f"{name} {value:.4f}" for name, value in report.values.items())
+        own = {name: value for name, value in report.values.items() if not name.startswith("picture_")}
+        values = "  ".join(
+            f"{name} {value:.4f}" for name, value in own.items()
+        )  # those have a line of their own
         self._say(f"step {report.step}  {report.split}  {values}{'  (best)' if report.best else ''}")
 
     def on_progress(self, done: int) -> None:

@@ -32,7 +32,8 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Scores of one evaluation while training: `values` holds `val_loss` and the metrics by name.
+    """Scores of one evaluation while training: `values` holds `val_loss`, the losses with other pictures
+    (`picture_true`, `picture_blank`, `picture_shuffled`) and the metrics by name.
 
     `epoch` and `train_loss` are those of the step that was finished before it.
     """

@@ -16,6 +16,7 @@ from finesight.models.forward import SupervisedForward
 from finesight.models.parts import parts_by_name
 from finesight.runtime.device import peak_bytes
 from finesight.runtime.notices import Notices
+from finesight.training.audit import Audit
 from finesight.training.optim import build_optimizer
 from finesight.training.step import Step, evaluating
 from finesight.workflows.course import steps_of
@@ -48,6 +49,8 @@ def try_one_batch(recipe: Recipe, observer: Observer | None = None) -> dict[str,
         ),
         smoothing=train.label_smoothing,
     )
+    groups, parts = train.groups, parts_by_name(prepared.model)
+    step.audit = Audit(prepared.model, groups, parts, notices, record=lambda _: None)
     prepared.model.train()
     result = step(window, 1, train.lr)
     with tempfile.TemporaryDirectory() as folder:
