@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterable
 
-NEEDS = {"trainer": "accelerate", "sft": "trl", "sft_default": "trl"}
+NEEDS = {"trainer": "accelerate", "sft": "trl", "sft_default": "trl", "sft_free": "trl"}
 """Loops of others by name, and the package without which one cannot run."""
 
 

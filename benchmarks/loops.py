@@ -6,6 +6,8 @@ or saves. Each tells `ticks` the loss of every finished step, which is where it 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count
 
 import torch
 from torch import nn
@@ -14,6 +16,9 @@ from benchmarks.ticks import Ticks
 from benchmarks.workloads import SEED, Workload
 from finesight.core.batch import IGNORE, Batch
 from finesight.core.events import EvaluationReport, StepReport
+from finesight.data.loading.feed import fed
+from finesight.data.loading.loader import Window
+from finesight.data.loading.workers import At, Workers
 from finesight.models.features import encode, picture_keys, use_features
 from finesight.models.forward import SupervisedForward, float_pictures
 from finesight.training.loop import Loop, LoopState, Timetable
@@ -46,22 +51,43 @@ class _Watch:
     def on_progress(self, done: int) -> None: ...
 
 
+class _Steps:
+    """The job of putting the steps' examples together, without end."""
+
+    reads = False
+
+    def __init__(self, work: Workload) -> None:
+        self._work = work
+
+    def tasks(self, at: At) -> Iterator[int]:
+        return count()
+
+    def do(self, step: int, at: At) -> Window:
+        work = self._work
+        return Window((work.layout.collate(work.steps[step % len(work.steps)], work.pad_id),))
+
+    def place(self, item: int) -> str:
+        return f"sample {item}"
+
+
 def finesight(work: Workload, ticks: Ticks) -> None:
-    """The loop and the step that `finesight train` runs."""
+    """The loop and the step that `finesight train` runs; on a GPU also what brings batches there."""
+    device = torch.device(work.device)
+    work.model.to(device)
     step = Step(
         work.model,
         SupervisedForward(work.model, work.image),
         build_optimizer(work.model, work.train),
-        Precision("fp32", "cpu"),
+        Precision(work.precision, device.type),
         work.train.clip,
         SEED,
-        torch.device("cpu"),
+        device,
     )
     times = Timetable(_ENDLESS, len(work.steps), _ENDLESS, _ENDLESS, "val_loss")
     work.model.train()
-    Loop(step, work.schedule, times, None, lambda *_: None, [_Watch(ticks)], lambda: False).run(
-        ((batch,) for batch in _batches(work)), LoopState()
-    )
+    loop = Loop(step, work.schedule, times, None, lambda *_: None, [_Watch(ticks)], lambda: False)
+    with closing(fed(_Steps(work), _ENDLESS, Workers(device=device))) as windows:
+        loop.run((window.batches for window in windows), LoopState())
 
 
 def cached(work: Workload, ticks: Ticks) -> None:

@@ -23,6 +23,8 @@ from finesight.models.forward import float_pictures
 from finesight.training.optim import build_optimizer
 
 _ENDLESS = 10**9
+_PASSES = 256
+"""Passes after which `SFTTrainer` begins its data again."""
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -99,10 +101,11 @@ class _Tell(TrainerCallback):
 
 
 def _arguments(work: Workload, folder: str) -> dict[str, Any]:
-    """What both are told: nothing but steps, fp32, on the CPU."""
+    """What both are told: nothing but steps and numbers; then what the workload adds."""
     return {
         "output_dir": folder,
-        "use_cpu": True,
+        "use_cpu": work.device == "cpu",
+        "bf16": work.precision == "bf16",
         "per_device_train_batch_size": work.batch_size,
         "max_steps": work.schedule.steps,
         "max_grad_norm": work.train.clip,
@@ -113,13 +116,14 @@ def _arguments(work: Workload, folder: str) -> dict[str, Any]:
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
+        "dataloader_pin_memory": work.device != "cpu",
         "seed": SEED,
+        **work.settings,
     }
 
 
 def _optimizers(work: Workload) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    optimizer = build_optimizer(work.model, work.train)
+    optimizer = build_optimizer(work.model.to(work.device), work.train)
     return optimizer, LambdaLR(optimizer, lambda done: work.schedule.rate(done + 1) / work.schedule.peak)
 
 
@@ -155,29 +159,41 @@ def tokenizer(pad_id: int) -> Any:
 def sft(work: Workload, ticks: Ticks, checkpointing: bool = False) -> None:
     """TRL's `SFTTrainer`; by itself it would set `gradient_checkpointing`, which costs a second forward pass."""
     from datasets import Dataset
+
+    rows, collator = Rows(work), Collator(work)
+
+    def collated(places: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
+        return collator([rows[place["row"]] for place in places])
+
+    places = list(range(_PASSES * len(rows.rows)))
+    data = Dataset.from_dict({"row": places})
+    _fine_tune(work, ticks, data, {"gradient_checkpointing": checkpointing}, collated)
+
+
+def sft_free(work: Workload, ticks: Ticks) -> None:
+    """`SFTTrainer` without padding: all texts of a batch in one row, as its packing has them. Not for pictures."""
+    from datasets import Dataset
+
+    rows = Rows(work).rows
+    columns = {name: [row[name].tolist() for row in rows] * _PASSES for name in ("input_ids", "labels")}
+    settings = {"gradient_checkpointing": False, "padding_free": True}
+    _fine_tune(work, ticks, Dataset.from_dict(columns), settings, None)
+
+
+def _fine_tune(work: Workload, ticks: Ticks, data: Any, settings: dict[str, Any], collator: Any) -> None:
     from trl import SFTConfig, SFTTrainer
 
     class Sft(InOrder, SFTTrainer):  # type: ignore[misc]
         """Over the examples in their order."""
 
-    rows, collator, tell = Rows(work), Collator(work), _Tell(ticks)
-
-    def collated(places: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
-        return collator([rows[place["row"]] for place in places])
-
+    tell, ready = _Tell(ticks), {"skip_prepare_dataset": True}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
-            **_arguments(work, folder),
-            bf16=False,
-            gradient_checkpointing=checkpointing,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        )
+        told = {**settings, **_arguments(work, folder)}
         run = Sft(
             model=work.model,
-            args=arguments,
-            train_dataset=Dataset.from_dict({"row": list(range(256 * len(rows.rows)))}),
-            data_collator=collated,
+            args=SFTConfig(**told, max_length=None, dataset_kwargs=ready),
+            train_dataset=data,
+            data_collator=collator,
             processing_class=tokenizer(work.pad_id),
             optimizers=_optimizers(work),
             callbacks=[tell],
@@ -190,4 +206,5 @@ PEERS: dict[str, Callable[[Workload, Ticks], None]] = {
     "trainer": trainer,
     "sft": sft,
     "sft_default": partial(sft, checkpointing=True),
+    "sft_free": sft_free,
 }

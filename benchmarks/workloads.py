@@ -1,9 +1,9 @@
 """What the training benchmarks train: a model, the examples of each step, and how they are learned from."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,10 +27,11 @@ WHOLE = Layout(sys.maxsize)
 
 @dataclass(frozen=True)
 class Workload:
-    """The model is on the CPU; the loops go round `steps`, each its examples, decoded and transformed.
+    """The loops go round `steps`, each its examples, decoded and transformed.
 
     finesight puts a step's examples together by `layout`, `Trainer` pads them: to the longest, or to `pad_to` (what is
-    read, what is written).
+    read, what is written). All compute on `device` in these numbers; `settings` are told to `Trainer` and its kin
+    beside what all of them are told.
     """
 
     model: Any
@@ -41,6 +42,9 @@ class Workload:
     schedule: Schedule
     layout: Layout = WHOLE
     pad_to: tuple[int, int] | None = None
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Windows on their way to the device while it computes: the same ones, in the same order, and errors in their places."""
+"""Windows on their way to the device while it computes: the same, in the same order, and errors in their places."""
 
 import threading
 import time

@@ -37,7 +37,7 @@ class ToCuda:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, answer: Any) -> Arrive:
         """Start the copies; what is given waits for them on the computing stream, and not on the CPU."""
