@@ -37,7 +37,7 @@ def work(workload: str, variant: str, size: Size) -> None:
         loop_of(plan.loop)(prepared, Ticks(Requests(sys.stdin, answers)))
 
 
-def measure(workload: str, rounds: int, size: Size, warm_up: int = 2) -> tuple[Result, float]:
+def measure(workload: str, rounds: int, size: Size, warm_up: int = 1) -> tuple[Result, float]:
     """Costs by round, and the largest difference of a pass's mean loss."""
     plan = PLANS[workload]
     small = ["--small"] if size == SMALL else []
