@@ -216,9 +216,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for name, row in found["variants"].items():
         mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
         times = found["times_of_others"].get(name)
-        passed = (
-            "" if times is None else f"{times:9.2f}  {'passed' if found['floors_passed'][name] else 'MISSED'}"
-        )
+        verdict = {True: "passed", False: "MISSED", None: ""}[found["floors_passed"].get(name)]
+        passed = "" if times is None else f"{times:9.2f}  {verdict}"
         told.append(f"{name:26}{row['tokens_per_second']:12,.0f}{mfu:>8}{row['peak_gib']:8.2f}{passed}")
     for name, row in found["variants"].items():
         parts = ", ".join(f"{part} {share:.0%}" for part, share in row["profile"].get("parts", {}).items())

@@ -13,6 +13,7 @@ import os
 import sys
 
 from benchmarks.harness import Requests, Result, Worker, interleave, largest_difference, one_thread
+from benchmarks.lacking import missing
 from benchmarks.mixed_lengths import PLANS, SMALL, Size, arranged, weights
 
 TOLERANCE = 1e-5
@@ -40,6 +41,11 @@ def work(workload: str, variant: str, size: Size) -> None:
 def measure(workload: str, rounds: int, size: Size, warm_up: int = 1) -> tuple[Result, float]:
     """Costs by round, and the largest difference of a pass's mean loss."""
     plan = PLANS[workload]
+    lacking = missing(variant.loop for variant in plan.variants.values())
+    if lacking:
+        raise SystemExit(
+            f"{workload}: there is nobody to compare with: pip install {' '.join(lacking.values())}"
+        )
     small = ["--small"] if size == SMALL else []
     workers = {
         name: Worker("benchmarks.packing", ["--work", workload, name, *small], one_thread())
