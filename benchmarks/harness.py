@@ -151,6 +151,11 @@ class Worker:
         self._process.communicate()
 
 
+def one_thread() -> dict[str, str]:
+    """This environment, for a worker that computes in one thread."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
 class Requests:
     """The worker's side: amounts of work in, one JSON object out for each."""
 

@@ -37,16 +37,28 @@ PAD, IMAGE, TOGETHER = 0, 1, 8
 _STILL = 1e-12
 """A learning rate that moves no weight."""
 _ENDLESS = 10**9
+_HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a workload is: samples of a pass, and width and layers of its model."""
+    """How large a workload is: samples of a pass and of a step, tokens of the longest, width, layers and heads of its
+    model, its vocabulary, sides of pictures and of their patches."""
 
     samples: int = 128
     width: int = 256
     layers: int = 4
     longest: int = 1024
+    heads: int = 4
+    vocabulary: int = 8000
+    together: int = TOGETHER
+    side: int = 56
+    patch: int = 8
+
+    @property
+    def visual(self) -> int:
+        """Visual tokens of a picture."""
+        return (self.side // self.patch) ** 2
 
 
 SMALL = Size(16, 32, 1, 64)
@@ -57,56 +69,62 @@ def _lengths(draw: np.random.Generator, median: float, longest: int, count: int,
     return np.clip(np.exp(np.log(median) + spread * draw.normal(size=count)), 4, longest).astype(np.int64)
 
 
-def _workload(model: Any, image: ImagePort | None, examples: Sequence[Example]) -> Workload:
-    """Steps of `TOGETHER` samples as they come."""
+def _workload(model: Any, image: ImagePort | None, examples: Sequence[Example], together: int) -> Workload:
+    """Steps of `together` samples as they come."""
     freeze(model, ())
-    train = Train(max_steps=_ENDLESS, batch_size=TOGETHER, lr=_STILL)
-    steps = [list(examples[at : at + TOGETHER]) for at in range(0, len(examples), TOGETHER)]
+    train = Train(max_steps=_ENDLESS, batch_size=together, lr=_STILL)
+    steps = [list(examples[at : at + together]) for at in range(0, len(examples), together)]
     return Workload(model, image, PAD, steps, train, Schedule(_STILL, _ENDLESS, 1, "constant"))
 
 
-def _llama(size: Size, vocabulary: int, **more: Any) -> LlamaConfig:
+def _llama(size: Size) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=vocabulary, num_hidden_layers=size.layers, num_attention_heads=4, num_key_value_heads=4,
-        hidden_size=size.width, intermediate_size=int(2.75 * size.width), max_position_embeddings=2 * size.longest,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=2, pad_token_id=PAD, **more,
+        vocab_size=size.vocabulary, num_hidden_layers=size.layers, num_attention_heads=size.heads,
+        num_key_value_heads=size.heads, hidden_size=size.width, intermediate_size=int(2.75 * size.width),
+        max_position_embeddings=2 * size.longest,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=2, pad_token_id=PAD,
     )  # fmt: skip
 
 
 def text(size: Size) -> Workload:
-    """A decoder with a vocabulary of 8,000; texts of a median length of 150, of which every token is learned."""
+    """A decoder, and texts of a median length of 150 (0.15 of the longest), of which every token is learned."""
     torch.manual_seed(SEED)
-    model = LlamaForCausalLM(_llama(size, 8000))
+    model = LlamaForCausalLM(_llama(size))
     draw = np.random.default_rng(SEED)
     examples = []
     for number, length in enumerate(_lengths(draw, size.longest * 0.15, size.longest, size.samples)):
-        tokens = draw.integers(3, 8000, length).astype(np.int32)
+        tokens = draw.integers(3, size.vocabulary, length).astype(np.int32)
         examples.append(Example(str(number), tokens, np.append(tokens[1:], IGNORE).astype(np.int32)))
-    return _workload(model, None, examples)
+    return _workload(model, None, examples, size.together)
 
 
 def pictures(size: Size) -> Workload:
-    """A picture of 49 visual tokens and a text of a median length of 100, of which the last half is learned."""
-    side = {"image_size": 56, "patch_size": 8, "num_hidden_layers": size.layers, "num_attention_heads": 4}
+    """A picture and a text of a median length of 100 (0.1 of the longest), of which the last half is learned."""
+    side = {"image_size": size.side, "patch_size": size.patch, "num_hidden_layers": size.layers}
     vision = SiglipVisionConfig(
-        **side, hidden_size=3 * size.width // 4, intermediate_size=3 * size.width, vision_use_head=False
+        **side,
+        num_attention_heads=size.heads,
+        hidden_size=3 * size.width // 4,
+        intermediate_size=3 * size.width,
+        vision_use_head=False,
     )
     config = LlavaConfig(
-        vision_config=vision, text_config=_llama(size, 8000), image_token_index=IMAGE, image_seq_length=49,
+        vision_config=vision, text_config=_llama(size), image_token_index=IMAGE, image_seq_length=size.visual,
         vision_feature_select_strategy="full", vision_feature_layer=-1, tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(SEED)
     model = LlavaForConditionalGeneration(config)
-    image = ImagePort(56, 56, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", "<image>", IMAGE, 49)
+    image = ImagePort(size.side, size.side, _HALF, _HALF, "bicubic", "<image>", IMAGE, size.visual)
     draw = np.random.default_rng(SEED)
     examples = []
     for number, length in enumerate(_lengths(draw, size.longest * 0.1, size.longest, size.samples, 1.0)):
-        tokens = np.append(np.full(49, IMAGE), draw.integers(3, 8000, length)).astype(np.int32)
+        words = draw.integers(3, size.vocabulary, length)
+        tokens = np.append(np.full(size.visual, IMAGE), words).astype(np.int32)
         targets = np.full(len(tokens), IGNORE, dtype=np.int32)
         targets[-length // 2 - 1 : -1] = tokens[-length // 2 :]
-        pixels = pixel_values([draw.integers(0, 256, (3, 56, 56), dtype=np.uint8)])
+        pixels = pixel_values([draw.integers(0, 256, (3, size.side, size.side), dtype=np.uint8)])
         examples.append(Example(str(number), tokens, targets, pixels))
-    return _workload(model, image, examples)
+    return _workload(model, image, examples, size.together)
 
 
 def seq2seq(size: Size) -> Workload:
@@ -136,7 +154,9 @@ def seq2seq(size: Size) -> Workload:
         targets = draw.integers(3, 8000, written[number]).astype(np.int32)
         tokens = np.append(PAD, targets[:-1]).astype(np.int32)
         examples.append(Example(str(number), tokens, targets, source=source))
-    return replace(_workload(model, None, examples), pad_to=(size.longest // 2, size.longest // 8))
+    return replace(
+        _workload(model, None, examples, size.together), pad_to=(size.longest // 2, size.longest // 8)
+    )
 
 
 def _all(work: Workload) -> list[Example]:
@@ -145,7 +165,7 @@ def _all(work: Workload) -> list[Example]:
 
 def packed(work: Workload) -> Workload:
     """The steps as they come, each in one row."""
-    return replace(work, layout=Layout(TOGETHER, None, True), pad_to=None)
+    return replace(work, layout=Layout(work.batch_size, None, True), pad_to=None)
 
 
 def padded(work: Workload) -> Workload:
@@ -157,10 +177,10 @@ def grouped(work: Workload) -> Workload:
     """The steps that `Trainer` makes with `group_by_length`."""
     examples = _all(work)
     lengths = [len(example.tokens) for example in examples]
-    generator = torch.Generator().manual_seed(SEED)
-    order = get_length_grouped_indices(lengths, TOGETHER, generator=generator)
+    generator, together = torch.Generator().manual_seed(SEED), work.batch_size
+    order = get_length_grouped_indices(lengths, together, generator=generator)
     steps = [
-        [examples[at] for at in order[start : start + TOGETHER]] for start in range(0, len(order), TOGETHER)
+        [examples[at] for at in order[start : start + together]] for start in range(0, len(order), together)
     ]
     return replace(work, steps=steps, pad_to=None)
 

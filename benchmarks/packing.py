@@ -12,7 +12,8 @@ import contextlib
 import os
 import sys
 
-from benchmarks.harness import Requests, Result, Worker, interleave, largest_difference
+from benchmarks.harness import Requests, Result, Worker, interleave, largest_difference, one_thread
+from benchmarks.lacking import missing
 from benchmarks.mixed_lengths import PLANS, SMALL, Size, arranged, weights
 
 TOLERANCE = 1e-5
@@ -25,7 +26,7 @@ def work(workload: str, variant: str, size: Size) -> None:
     os.dup2(2, 1)
     import torch
 
-    from benchmarks.loops import LOOPS
+    from benchmarks.loops import loop_of
     from benchmarks.ticks import Finished, Ticks
 
     torch.set_num_threads(1)
@@ -34,21 +35,20 @@ def work(workload: str, variant: str, size: Size) -> None:
         os.environ["GLIBC_TUNABLES"] = ""  # finesight then leaves malloc as `Trainer` finds it
     prepared = arranged(workload, variant, size)
     with contextlib.suppress(Finished):
-        LOOPS[plan.loop](prepared, Ticks(Requests(sys.stdin, answers)))
+        loop_of(plan.loop)(prepared, Ticks(Requests(sys.stdin, answers)))
 
 
-def measure(workload: str, rounds: int, size: Size, warm_up: int = 2) -> tuple[Result, float]:
+def measure(workload: str, rounds: int, size: Size, warm_up: int = 1) -> tuple[Result, float]:
     """Costs by round, and the largest difference of a pass's mean loss."""
     plan = PLANS[workload]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    lacking = missing(variant.loop for variant in plan.variants.values())
+    if lacking:
+        raise SystemExit(
+            f"{workload}: there is nobody to compare with: pip install {' '.join(lacking.values())}"
+        )
     small = ["--small"] if size == SMALL else []
     workers = {
-        name: Worker("benchmarks.packing", ["--work", workload, name, *small], environment)
+        name: Worker("benchmarks.packing", ["--work", workload, name, *small], one_thread())
         for name in plan.variants
     }
     learned = {name: weights(arranged(workload, name, size)) for name in plan.variants}

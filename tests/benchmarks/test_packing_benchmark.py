@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.loops import _Collator, _Rows, finesight
+from benchmarks.loops import finesight
 from benchmarks.mixed_lengths import PLANS, SMALL, TOGETHER, Workload, arranged, weights
+from benchmarks.peers import Collator, Rows
 from benchmarks.ticks import Finished
 
 
@@ -30,7 +31,7 @@ def mean_of(losses: list[float], counts: list[int]) -> float:
 
 def padded_losses(work: Workload) -> list[float]:
     """The model's own losses of the batches that `Trainer` would be given, step by step."""
-    rows, collate = _Rows(work), _Collator(work)
+    rows, collate = Rows(work), Collator(work)
     losses, at = [], 0
     for step in work.steps:
         with torch.no_grad():

@@ -2,13 +2,16 @@
 
 import warnings
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     LlamaConfig,
+    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     Qwen2Config,
@@ -115,3 +118,38 @@ def test_elsewhere_the_rows_are_selected_before_the_head(why: str, monkeypatch: 
     assert float(abs(our_loss - loss)) <= 1e-12 * float(loss)
     for name, gradient in gradients.items():
         torch.testing.assert_close(our_gradients[name], gradient, rtol=0, atol=1e-12, msg=name)
+
+
+class _Asked(TorchDispatchMode):
+    """The operations for which a GPU would have to finish what it has first, and where the model's own begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        name = str(operation).split(".")[1]
+        if name in ("embedding", "nonzero", "masked_select"):
+            self.seen.append(name)
+        assert name != "index" or all(
+            one is None or one.dtype != torch.bool for one in arguments[1]
+        )  # a mask is looked for then and there
+        return operation(*arguments, **(named or {}))
+
+
+def test_a_gpu_is_asked_before_the_forward_pass_alone() -> None:
+    torch.manual_seed(3)
+    made = LlamaForCausalLM(LlamaConfig(**SIZES, hidden_size=16, intermediate_size=32))
+    tokens = torch.randint(2, 40, (2, 6))
+    targets = torch.where(torch.arange(6) > 2, tokens, IGNORE)
+    batch = Batch(
+        ("a", "b"), {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}, targets, 6, 12
+    )
+    for last in (True, False):  # rows are left out in the last layer, or before the head
+        step = SupervisedForward(made, None)
+        if not last:
+            step._last = None
+        with _Asked() as asked:
+            logits = step(batch)
+        assert logits.shape == (6, 40)
+        assert asked.seen == ["nonzero", "embedding"]

@@ -79,11 +79,14 @@ def output_embeddings(model: nn.Module) -> nn.Module:
 @contextmanager
 def _rows_of_head(head: nn.Module, keep: Tensor) -> Iterator[None]:
     """While open, `head` sees only the rows (N, H) of its input (B, T, H) that the mask `keep` (B, T) marks."""
+    places = keep.nonzero(
+        as_tuple=True
+    )  # now: a GPU that is asked amid its work has to finish what it has first
 
     def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = arguments[0]
         before = hidden.shape[1] - keep.shape[1]  # a captioner's pictures stand before its text
-        return (hidden[:, before:][keep.to(hidden.device)], *arguments[1:])
+        return (_at(hidden[:, before:], places), *arguments[1:])
 
     with _removed(head.register_forward_pre_hook(select)):
         yield
@@ -96,9 +99,10 @@ def _rows_of_layer(layer: Any, keep: Tensor) -> Iterator[None]:
     Its residual path begins with these rows; its first norm, and so its attention, still gets all of them.
     """
     whole: list[Tensor] = []
+    places = keep.nonzero(as_tuple=True)
 
-    def kept(rows: Tensor) -> Tensor:  # a spread model's last layer may be on another device than its inputs
-        return rows[keep.to(rows.device)][None]
+    def kept(rows: Tensor) -> Tensor:
+        return _at(rows, places)[None]
 
     def enter(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole.append(arguments[0])
@@ -116,6 +120,11 @@ def _rows_of_layer(layer: Any, keep: Tensor) -> Iterator[None]:
         _removed(layer.self_attn.o_proj.register_forward_pre_hook(select)),
     ):
         yield
+
+
+def _at(rows: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """The rows (N, H) of (B, T, H) at N places, which may be on another device, as the inputs of a spread model are."""
+    return rows[tuple(place.to(rows.device) for place in places)]
 
 
 @contextmanager

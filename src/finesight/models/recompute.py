@@ -2,8 +2,13 @@
 
 from typing import Any
 
+from transformers.modeling_layers import GradientCheckpointingLayer
+
 from finesight.core.errors import ModelError
 from finesight.models.packing import recomputed
+from finesight.models.parts import parts_by_name
+
+_TOWERS = ("vision_tower", "audio_tower")
 
 
 def checkpoint_activations(model: Any) -> None:
@@ -11,7 +16,8 @@ def checkpoint_activations(model: Any) -> None:
 
     Without re-entrant autograd: gradients then reach an adapter though the layer's input needs none. So embeddings need
     not pretend to learn, which `transformers` lets them do, and which breaks models that add to them in place (GIT).
-    A packed row's boundaries are there again when its layers are.
+    A packed row's boundaries are there again when its layers are. A tower that learns nothing keeps nothing anyway: its
+    layers are left alone.
     """
     try:
         model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": recomputed})
@@ -22,3 +28,9 @@ def checkpoint_activations(model: Any) -> None:
             "train.gradient_checkpointing",
             "take it out, or lower `train.micro_batch`",
         ) from error
+    part_of = parts_by_name(model)
+    for name, module in model.named_modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            values = list(module.named_parameters(prefix=name))
+            if all(part_of(own) in _TOWERS and not value.requires_grad for own, value in values):
+                module.gradient_checkpointing = False

@@ -200,7 +200,7 @@ class Session:
             asked=self._asked,
             world=self._world,
         )
-        workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked)
+        workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked, prepared.device)
         audit = audit_of(recipe, self._run, prepared, self._world)
         self._step.audit = None if audit.done else audit
         with closing(self._course.windows(state.step, self._steps, workers)) as source:

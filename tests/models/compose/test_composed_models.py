@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_parts import VISION, batch_of, built, composed, example, left_padded, pictures
 from torch.nn.functional import cross_entropy
+from tower_watch import learn_once
 
 from finesight.core.sample import Image as Picture
 from finesight.core.sample import Message, Text
@@ -21,6 +22,7 @@ from finesight.models.features import encode
 from finesight.models.forward import SupervisedForward, float_pictures
 from finesight.models.load import LoadedModel, load_model
 from finesight.models.parts import count, freeze
+from finesight.models.recompute import checkpoint_activations
 
 
 def _eye(name: str, **more: Any) -> dict[str, Any]:
@@ -257,6 +259,20 @@ def test_a_frozen_encoder_stays_as_it_is(name: str) -> None:
     for key, value in loaded.model.state_dict().items():
         frozen = key.startswith("model.vision_tower.")
         assert torch.equal(value, before[key]) == frozen, key
+
+
+@pytest.mark.parametrize("name", ["mlp", "resblock", "efficientnet"])
+def test_nothing_of_a_frozen_encoder_is_kept(name: str) -> None:
+    loaded = built(CASES[name][0])
+    batch, forward = batch_of(loaded.ports), SupervisedForward(loaded.model, loaded.ports.image)
+    assert learn_once(lambda: forward(batch), loaded.model).inside > 10
+    freeze(loaded.model, ["vision_tower"])
+    frozen = learn_once(lambda: forward(batch), loaded.model)
+    assert frozen.inside == frozen.outputs_that_learn == 0 < frozen.outside
+    if name != "efficientnet":  # which has no layers to checkpoint
+        checkpoint_activations(loaded.model)
+        again = learn_once(lambda: forward(batch), loaded.model)
+        assert again.inside == again.outputs_that_learn == 0 < again.outside
 
 
 def test_a_learning_encoder_moves_its_statistics() -> None:

@@ -12,9 +12,10 @@ from finesight.core.errors import DataError, FinesightError
 from finesight.core.sample import Origin
 from finesight.data.dataset import ExampleSet
 from finesight.data.loading.collate import collate
+from finesight.data.loading.feed import fed
 from finesight.data.loading.layout import Layout, sizes_of
 from finesight.data.loading.order import Order, Share
-from finesight.data.loading.workers import BETWEEN, At, Workers, answers, worker_error
+from finesight.data.loading.workers import BETWEEN, At, Workers, worker_error
 from finesight.data.sets import SampleSet
 
 _MOST_NAMED = 8
@@ -193,7 +194,7 @@ def windows(
     """
     job = _Drawing(examples, order, range(start, stop), micro_batch, share or Share())
     crew = Workers(workers) if isinstance(workers, int) else workers
-    return released(answers(job, max(0, stop - start), crew), start, policy, share)
+    return released(fed(job, max(0, stop - start), crew), start, policy, share)
 
 
 def in_order(

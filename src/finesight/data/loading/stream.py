@@ -21,11 +21,12 @@ from finesight.core.sample import Origin
 from finesight.data.dataset import example_of
 from finesight.data.encode import encode
 from finesight.data.lengths import Limit, TooLong, without_turns
+from finesight.data.loading.feed import fed
 from finesight.data.loading.layout import Layout
 from finesight.data.loading.loader import Told, Window, Windows, make_window, released
 from finesight.data.loading.order import Share
 from finesight.data.loading.shuffle import ShuffleBuffer
-from finesight.data.loading.workers import At, Workers, answers
+from finesight.data.loading.workers import At, Workers
 from finesight.data.pictures.transforms import PictureTransform
 from finesight.data.stream_rows import Numbered, StreamRows
 
@@ -81,7 +82,7 @@ class StreamSet:
         dealing = (batch_size, range(start, stop), share or Share())
         job = _Flow(self, dealing, micro_batch)
         crew = Workers(workers) if isinstance(workers, int) else workers
-        return released(answers(job, max(0, stop - start), crew), start, policy, share)
+        return released(fed(job, max(0, stop - start), crew), start, policy, share)
 
     def window_of(
         self, rows: Sequence[Numbered], micro_batch: int | Layout, policy: Told

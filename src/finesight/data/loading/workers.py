@@ -59,11 +59,13 @@ class Workers:
     """Who does a job: `count` processes (0: this one), each of which may be silent for `timeout` seconds.
 
     `go_on` is called while one waits, and between two samples where there are no processes; it may raise to stop.
+    Where it is computed on a GPU, `device` is where batches go as soon as they are ready (`loading.feed`).
     """
 
     count: int = 0
     timeout: float = 300.0
     go_on: Callable[[], object] = bool
+    device: torch.device | None = None
 
 
 class Job(Protocol):
