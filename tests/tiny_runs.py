@@ -188,16 +188,28 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+CLOCKED = (
+    "seconds",
+    "samples_per_second",
+    "tokens_per_second",
+    "supervised_tokens_per_second",
+    "mfu",
+    "joules",
+)
+"""What metrics.jsonl says of time and energy, which no two runs have in common."""
+
+
 def essence(folder: Path) -> dict[str, Any]:
     """All that two runs of one recipe have in common, to the bit; clocks left out."""
     metrics = rows(folder / "metrics.jsonl")
     for row in metrics:
-        row.pop("seconds", None)
+        for name in CLOCKED:
+            row.pop(name, None)
     last = (folder / "checkpoints" / "last").read_text().strip()
     state = json.loads((folder / "checkpoints" / last / "state.json").read_text())
-    state["loop"].pop("seconds")
+    state["loop"].pop("seconds"), state["loop"].pop("clocks", None)
     results = json.loads((folder / "results.json").read_text())
-    results.pop("seconds")
+    results.pop("seconds"), results.pop("energy", None)
     files = [
         "losses_log.csv",
         "samples.jsonl",

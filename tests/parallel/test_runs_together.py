@@ -1,5 +1,6 @@
 """Whole runs of two processes: what they learn, save and answer is what one process does, and nothing is lost."""
 
+import csv
 import json
 import os
 import signal
@@ -88,11 +89,25 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).parts[0] for path in folder.rglob("*")}
 
 
+def explained(folder: Path) -> float:
+    """FLOPs of a position; the times of a step are told, those of waiting for the others among them."""
+    with open(folder / "timing_logs.csv", encoding="utf-8") as stream:
+        told = list(csv.DictReader(stream))
+    for row in told[:STEPS]:
+        phases = ("data", "forward", "backward", "communication", "optimizer")
+        assert sum(float(row[phase]) for phase in phases) <= float(row["total"]) + 1e-4
+        assert float(row["communication"]) > 0 and float(row["language_model"]) > 0
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["device"]["processes"] == 2
+    return float(plan["predicted"]["flops"] / plan["predicted"]["positions"])
+
+
 def test_replicas_are_one_process(data: Path, alone: Path, tmp_path: Path) -> None:
     """T9 and T11: in micro-batches of another size, too."""
     ours = trained(mapping(data, tmp_path / "run", train={"micro_batch": 1}))
     same_run(ours, alone)
     assert files(ours) == files(alone)  # one process writes
+    assert explained(ours) > 0
     notices = json.loads((ours / "notices.json").read_text())
     assert "2 processes train one model; each holds all of it (ddp)" in [row["text"] for row in notices]
 
@@ -132,6 +147,7 @@ def test_slices_are_stopped_by_one_process_and_go_on_in_one(data: Path, alone: P
     }
     assert 4 <= load_checkpoint(saved).step < STEPS
     assert not list(folder.glob("process-*.log"))  # the first process tells what all know
+    assert explained(folder) > 0
     running = start(wanted, resume=True)  # each reads its own slices
     wait_for_steps(running, folder, 7)
     os.kill(running.processes[0].pid or 0, signal.SIGTERM)

@@ -38,13 +38,20 @@ def test_shapes(run: RunDirectory) -> None:
     assert [row["step"] for row in steps] == [1, 2, 4, 5, 5]
     assert steps[0].keys() == {
         "step", "epoch", "loss", "lr", "grad_norm", "samples", "tokens", "supervised_tokens", "padding", "seconds",
+        "samples_per_second", "tokens_per_second", "supervised_tokens_per_second",
     }  # fmt: skip
     assert steps[3:] == [
         {"step": 5, "split": "val", "name": n, "value": v} for n, v in (("val_loss", 0.5), ("cider", 0.25))
     ]
     assert run.losses.read_text().splitlines()[0] == "epoch,step,train_loss,val_loss"
     assert run.losses.read_text().splitlines()[-1] == "0.5,5,0.2,0.5"
-    assert run.timing.read_text().splitlines()[0] == "step,data,forward,backward,optimizer,total"
+    assert run.timing.read_text().splitlines()[0] == (
+        "step,data,forward,backward,optimizer,total,decode,inputs,vision,audio,projector,language_model,head,"
+        "communication,evaluation,saving,joules"
+    )
+    assert (
+        run.timing.read_text().splitlines()[1] == "1,0.100000,0.200000,0.300000,0.100000,0.700000" + "," * 11
+    )
     assert len(run.timing.read_text().splitlines()) == 6
     assert json.loads(run.samples.read_text().splitlines()[2]) == {"step": 3, "ids": ["s3"]}
 

@@ -9,6 +9,7 @@ from finesight.config.base import Inconsistent, Section
 from finesight.config.data import Data
 from finesight.config.model import Model
 from finesight.config.parallel import Parallel
+from finesight.config.profile import Profile
 from finesight.config.stages import Stage
 from finesight.config.train import Evaluation, Generation, Log, Report, Train
 
@@ -53,6 +54,8 @@ class Recipe(Section):
     """How answers are decoded."""
     log: Log = Log()
     """What is written while training."""
+    profile: Profile | None = None
+    """A trace of chosen steps; none where absent."""
     report: Report = Report()
     """What the report shows."""
     stages: tuple[Stage, ...] = ()

@@ -75,7 +75,8 @@ class Batch:
     encoder reads, such as `input_ids` and `attention_mask` (B, S).
     `targets` is (B, T) with IGNORE; `supervised` counts the others; `tokens` counts the positions that are not padding.
     Where there are `segments`, the examples are packed: they lie one after another in one row, each of so many tokens,
-    without padding and without an attention mask, and `position_ids` (1, T) begin at 0 for each.
+    without padding and without an attention mask, and `position_ids` (1, T) begin at 0 for each. `seconds` are its
+    share of the time in which its step was read, decoded and collated, wherever that was done.
     """
 
     ids: tuple[str, ...]
@@ -84,6 +85,7 @@ class Batch:
     supervised: int
     tokens: int
     segments: tuple[int, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def positions(self) -> int:

@@ -10,6 +10,7 @@
 | predictions/<split>.jsonl, pictures/ | answers; the few pictures that the report shows |
 | audit.json | what learned in the first steps: gradients by group |
 | results.json, faults.csv, plan.json, report.html | scores; rows left out; plan against measurement; the page |
+| profile/ | traces of chosen steps, where the recipe asks for them |
 | model/ or adapter/ | a plain Hugging Face folder |
 """
 
@@ -88,6 +89,11 @@ class RunDirectory:
     @property
     def plan(self) -> Path:
         return self.path / "plan.json"
+
+    @property
+    def profile(self) -> Path:
+        """Folder of traces of chosen steps: `steps-<first>-<last>.json.gz`, and tables of their operators as `.txt`."""
+        return self.path / "profile"
 
     @property
     def model(self) -> Path:

@@ -1,6 +1,7 @@
 """Time and memory of a run, from one timed pass over a real window of its own data."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -8,7 +9,8 @@ from typing import Any
 class Cost:
     """What a run takes: bytes of memory at its peak, seconds in all and a step, and how much it sees.
 
-    `positions` are all that are computed: the `tokens` and their padding.
+    `positions` are all that are computed: the `tokens` and their padding. `flops` are those of all steps, `mfu` the
+    share of the devices' peak that they are; None where not known. `memory` is by part, as `planner.memory` has it.
     """
 
     peak_bytes: int
@@ -19,6 +21,9 @@ class Cost:
     tokens: int
     supervised_tokens: int
     positions: int
+    flops: float | None = None
+    mfu: float | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def padding(self) -> float:
@@ -26,8 +31,8 @@ class Cost:
         return 1 - self.tokens / self.positions if self.positions else 0.0
 
     def document(self) -> dict[str, Any]:
-        """As `plan.json` holds it."""
-        return asdict(self)
+        """As `plan.json` holds it: what is not known is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value != {}}
 
 
 def predict_cost(
@@ -40,11 +45,13 @@ def predict_cost(
     tokens: int,
     supervised_tokens: int,
     positions: int,
+    flops: float | None = None,
+    memory: Mapping[str, Any] | None = None,
 ) -> Cost:
     """The cost of `steps`, from a forward and backward pass that took `pass_seconds` and peaked at `peak_bytes`.
 
-    The pass made no optimizer state: its `state_bytes` are added. Counts are of the whole run. Evaluations and
-    the updates themselves are not in the time.
+    The pass made no optimizer state: its `state_bytes` are added. Counts are of the whole run, `flops` of a position.
+    Evaluations and the updates themselves are not in the time.
     """
     return Cost(
         peak_bytes + round(state_bytes),
@@ -55,4 +62,6 @@ def predict_cost(
         tokens,
         supervised_tokens,
         positions,
+        flops=None if flops is None else flops * positions,
+        memory=memory or {},
     )

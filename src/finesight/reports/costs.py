@@ -6,9 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finesight.reports.plots import PHASES
-from finesight.reports.tables import Tables
-from finesight.reports.words import count, decimal, duration, large, listed, named, percent, quantity
+from finesight.reports import phases
+from finesight.reports.tables import Rows, Tables
+from finesight.reports.words import (
+    count,
+    decimal,
+    duration,
+    energy,
+    large,
+    listed,
+    named,
+    percent,
+    quantity,
+    size,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def seconds(tables: Tables) -> dict[str, float]:
-    """Where the time went: the phases of the steps, evaluation, and what is left of the measured time.
+    """Where the time went: the phases of the steps, evaluations and saves, and what is left of the measured time.
 
     If not every step was timed, the timed ones stand for the others.
     """
@@ -44,21 +55,35 @@ def seconds(tables: Tables) -> dict[str, float]:
         return {}
     last = max((row.get("step") or 0 for row in rows), default=0)
     scale = max(1.0, last / len(rows))
-    spent = {phase: scale * sum(number(row.get(phase)) or 0 for row in rows) for phase in PHASES}
+    spent = {phase: scale * value for phase, value in phases.totals(rows).items()}
     training = max(scale * sum(number(row.get("total")) or 0 for row in rows), sum(spent.values()))
-    spent["evaluation"] = number(tables.seconds.get("evaluate")) or 0.0
+    beside = {
+        "validation": number(tables.seconds.get("validation")) or _sum(rows, "evaluation"),
+        "saving": number(tables.seconds.get("saving")) or _sum(rows, "saving"),
+        "evaluation": number(tables.seconds.get("evaluate")) or 0.0,
+    }
+    spent |= beside
     measured = tables.seconds.get("train") or mapping(tables.plan.get("measured")).get("seconds")
-    whole = max(number(measured) or 0.0, training) + spent["evaluation"]
+    whole = max(number(measured) or 0.0, training) + sum(beside.values())
     rest = whole - sum(spent.values())
     return {**spent, "rest": rest} if rest > 0.005 * whole else spent
+
+
+def _sum(rows: Rows, column: str) -> float:
+    return sum(phases.seconds(row.get(column)) for row in rows)
 
 
 def time_shares(spent: Mapping[str, float]) -> list[Share]:
     """The phases that took time, as parts of a bar."""
     whole = sum(spent.values()) or 1.0
-    names = {"evaluation": "final evaluation", "rest": "validation along the way, saving and the rest"}
+    known = spent.get("validation") or spent.get("saving")
+    words = {phase: phases.name(phase) for phase in spent} | {
+        "evaluation": "final evaluation",
+        "validation": "validation along the way",
+        "rest": "the rest" if known else "validation along the way, saving and the rest",
+    }
     return [
-        Share(phase, names.get(phase, phase), duration(value), 100 * value / whole, percent(value / whole))
+        Share(phase, words[phase], duration(value), 100 * value / whole, percent(value / whole))
         for phase, value in spent.items()
         if value > 0
     ]
@@ -87,12 +112,72 @@ def speed(tables: Tables) -> str:
 
 
 _PHASE_NAMES = {
+    **{phase: f"the {phases.name(phase)}" for phase in phases.PHASES},
     "data": "waiting for data",
+    "inputs": "bringing inputs to the device",
     "forward": "the forward pass",
     "backward": "the backward pass",
-    "optimizer": "the optimizer",
+    "communication": "waiting for other processes",
+    "evaluation": "the final evaluation",
+    "validation": "validation along the way",
+    "saving": "saving",
     "rest": "all that is no step",
 }
+
+
+def effort(tables: Tables) -> str:
+    """How much of what its devices could do a run has done, and the energy that it took, in words."""
+    measured, device = mapping(tables.plan.get("measured")), mapping(tables.plan.get("device"))
+    peak, used = number(device.get("peak_flops")), number(measured.get("mfu"))
+    if used is None:
+        known = [value for row in tables.steps if (value := number(row.get("mfu"))) is not None]
+        used = statistics.median(known) if known else None
+    said = []
+    if used is not None and peak:
+        processes = number(device.get("processes")) or 1
+        source = str(device.get("source") or "")
+        each = " each" if processes > 1 else ""
+        said.append(
+            f"It did {percent(used)} of the arithmetic that its devices could do (MFU): their peak is "
+            f"{flops(peak)} a second{each} ({source})."
+        )
+    joules = number(tables.energy.get("joules"))
+    if joules is not None:
+        said.append(f"Training took {energy(joules)} ({tables.energy.get('source') or 'measured before'}).")
+    return " ".join(said)
+
+
+def flops(value: float) -> str:
+    """Floating-point operations."""
+    for power, unit in ((15, "PFLOP"), (12, "TFLOP"), (9, "GFLOP"), (6, "MFLOP")):
+        if value >= 10**power:
+            return f"{decimal(float(f'{value / 10**power:.3g}'))} {unit}"
+    return f"{decimal(value)} FLOP"
+
+
+_MEMORY = ("weights", "gradients", "optimizer", "activations")
+
+
+def memory_table(plan: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[str]]], str]:
+    """Head and rows of bytes by part, and a sentence about the logits; what was measured before what was predicted."""
+    predicted, measured = (
+        mapping(mapping(plan.get(side)).get("memory")) for side in ("predicted", "measured")
+    )
+    columns = {kind: mapping(measured.get(kind)) or mapping(predicted.get(kind)) for kind in _MEMORY}
+    kinds = [kind for kind in _MEMORY if columns[kind]]
+    parts = dict.fromkeys(part for kind in kinds for part in columns[kind])
+    rows = [(phases.name(part), [_size(columns[kind].get(part)) for kind in kinds]) for part in parts]
+    if rows:
+        sums = [sum(number(value) or 0 for value in columns[kind].values()) for kind in kinds]
+        rows.append(("in all", [size(value) for value in sums]))
+    logits = number(predicted.get("logits"))
+    told = f"The logits of a micro-batch are {size(logits)}." if logits else ""
+    return [named(kind) for kind in kinds], rows, told
+
+
+def _size(value: Any) -> str:
+    known = number(value)
+    return "–" if known is None else size(known)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
@@ -144,6 +229,8 @@ def plan_table(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     for key in dict.fromkeys([*predicted, *measured]):
         first, second = predicted.get(key), measured.get(key)
+        if isinstance(first, dict) or isinstance(second, dict):  # memory by part has a table of its own
+            continue
         rows.append(
             (named(key), quantity(key, first), quantity(key, second), _apart(number(first), number(second)))
         )

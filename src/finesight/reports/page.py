@@ -82,6 +82,8 @@ def context(tables: Tables, run: Path, limit: int | None) -> dict[str, Any]:
         "evaluations": _evaluations(tables),
         "time": costs.time_shares(spent),
         "speed": costs.speed(tables),
+        "effort": costs.effort(tables),
+        "memory": costs.memory_table(tables.plan),
         "parts": costs.part_shares(parameters),
         "parameters": costs.totals(parameters),
         "looks": learning.looks(tables.effect),

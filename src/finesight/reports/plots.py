@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from finesight.reports import phases
 from finesight.reports.tables import Rows
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ COLOURS = {
     "--paper": "#fcfbf8", "--ink": "#1d1c1a", "--muted": "#67635b", "--rule": "#dedad1",
     "--pale": "#a9c6da", "--blue": "#1d5f8a", "--ochre": "#b4630f", "--wrong": "#ad2a1f",
     "--data": "#c98a2b", "--forward": "#8db4cf", "--backward": "#2b6b97", "--optimizer": "#7d8f68",
+    "--inputs": "#e0c79a", "--vision": "#9cc4b0", "--audio": "#c7a3bd", "--projector": "#c3cf8f",
+    "--language_model": "#84aeca", "--head": "#5b8fb3", "--communication": "#b06a4f",
 }  # fmt: skip
 """The page's CSS variables and what they are in the light; the page redefines them for the dark."""
 
-PHASES = ("data", "forward", "backward", "optimizer")
 LOG_FROM = 8.0
 """Ratio of the largest to the smallest loss from which the axis is logarithmic."""
 MOST_POINTS = 80
@@ -253,22 +255,20 @@ def _draw_timing(axes: "Axes", rows: Rows) -> None:
         return _nothing(axes, "No timing was logged")
     timed = sorted(timed, key=lambda row: row["step"] or 0)
     steps = np.array([row["step"] for row in timed], dtype=float)
-    table = np.array([[_seconds(row.get(phase)) for phase in PHASES] for row in timed]) * 1000
+    kinds = phases.shown(timed)
+    spent = [phases.split(row) for row in timed]
+    table = np.array([[one[phase] for phase in kinds] for one in spent]) * 1000
     steps, table = _medians(steps, table)
     if len(steps) == 1:
         steps, table = np.array([steps[0] - 0.5, steps[0] + 0.5]), np.repeat(table, 2, axis=0)
-    labels = list(PHASES)
+    labels = [phases.name(phase) for phase in kinds]
     axes.stackplot(
-        steps, table.T, colors=[COLOURS[f"--{phase}"] for phase in PHASES], labels=labels, linewidth=0
+        steps, table.T, colors=[COLOURS[f"--{phase}"] for phase in kinds], labels=labels, linewidth=0
     )
     axes.set_ylim(0, _ceiling(table.sum(axis=1)))
     axes.margins(x=0)
     axes.set_ylabel("milliseconds a step", color=COLOURS["--muted"], fontsize=9)
     _legend(axes)
-
-
-def _seconds(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else 0.0
 
 
 def _medians(steps: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,8 @@ class Tables:
     """What was read. `notices` and `faults` are None where the file is missing; `problems` tells what was unreadable.
 
     `steps` are the logged steps of metrics.jsonl and `evaluations` its other rows; `seconds` are results.json's, of
-    `train` and `evaluate` (the last evaluation). `pictures` maps a split to sample ids and files that exist.
+    `train`, of `validation` and `saving` along the way, and of `evaluate` (the last evaluation), as `energy` is its
+    entry. `pictures` maps a split to sample ids and files that exist.
     """
 
     recipe: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Tables:
     losses: Rows
     timings: Rows
     seconds: Mapping[str, Any]
+    energy: Mapping[str, Any]
     scores: Sequence[Score]
     comparisons: Sequence[Comparison]
     answers: Mapping[str, Sequence[Prediction]]
@@ -82,6 +84,7 @@ def read(path: Path) -> Tables:
         losses=numbers(run.losses, problems) or _losses(steps, evaluations),
         timings=numbers(run.timing, problems),
         seconds=seconds if isinstance(seconds := results.get("seconds"), dict) else {},
+        energy=energy if isinstance(energy := results.get("energy"), dict) else {},
         scores=_items(results.get("scores"), _score, run.results, problems),
         comparisons=_items(results.get("baselines"), _comparison, run.results, problems),
         answers=_answers(path / "predictions", problems),

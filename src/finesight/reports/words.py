@@ -46,6 +46,9 @@ NAMES = {
     "all": "all answers",
     "fallback": "fell back",
     "majority": "most common answer",
+    "flops": "floating-point operations",
+    "joules": "energy",
+    "mfu": "of the peak arithmetic (MFU)",
     "nearest picture": "nearest training picture’s answer",
     "peak_bytes": "peak memory",
     "seconds": "time",
@@ -128,6 +131,14 @@ def size(number: float) -> str:
     return f"{number:.0f}{SPACE}B"
 
 
+def energy(joules: float) -> str:
+    """Joules as J, Wh or kWh."""
+    for unit, name in ((3.6e6, "kWh"), (3600, "Wh"), (1, "J")):
+        if joules >= unit:
+            return f"{decimal(float(f'{joules / unit:.3g}'))}{SPACE}{name}"
+    return f"{decimal(joules)}{SPACE}J"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person would say them."""
     if not math.isfinite(seconds):
@@ -152,9 +163,13 @@ def quantity(key: str, value: object) -> str:
         return "–" if value is None else str(value)
     if key.endswith("bytes"):
         return size(value)
+    if key == "joules":
+        return energy(value)
+    if key == "mfu":
+        return percent(value)
     if key.startswith("seconds") or key.endswith("seconds"):
         return duration(value)
-    return large(value) if key == "parameters" else decimal(value)
+    return large(value) if key in ("parameters", "flops") else decimal(value)
 
 
 def listed(items: Iterable[str]) -> str:

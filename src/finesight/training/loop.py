@@ -15,6 +15,7 @@ from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.signals import StopAsked
 from finesight.training.agreement import Agreed, agreed, facts_of
 from finesight.training.audit import Unreached
+from finesight.training.meters import UNREAD, Clocks, Gauges
 from finesight.training.schedule import Schedule
 from finesight.training.step import Step, no_number
 from finesight.training.stopping import Best
@@ -49,7 +50,7 @@ class Seen:
 @dataclass
 class LoopState:
     """Where a run stands: finished steps, the last one that was evaluated, the best, seconds of training so far, the
-    last step's loss, what was seen, and how many steps were skipped."""
+    last step's loss, what was seen, how many steps were skipped, and what was spent beside the steps."""
 
     step: int = 0
     evaluated: int = 0
@@ -58,6 +59,7 @@ class LoopState:
     loss: float | None = None
     seen: Seen = field(default_factory=Seen)
     skipped: int = 0
+    clocks: Clocks = field(default_factory=Clocks)
 
     def saved(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -68,14 +70,16 @@ class LoopState:
             "loss": self.loss,
             "seen": asdict(self.seen),
             "skipped": self.skipped,
+            "clocks": asdict(self.clocks),
         }
 
     @classmethod
     def restored(cls, step: int, saved: Mapping[str, Any]) -> "LoopState":
         """As it was when it was saved."""
         best, seen = Best(**saved["best"]), Seen(**saved["seen"])
-        skipped = saved.get("skipped", 0)  # which no state had at first
-        return cls(step, saved["evaluated"], best, saved["seconds"], saved["loss"], seen, skipped)
+        # which no state had at first
+        skipped, clocks = saved.get("skipped", 0), Clocks(**saved.get("clocks", {}))
+        return cls(step, saved["evaluated"], best, saved["seconds"], saved["loss"], seen, skipped, clocks)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class Loop:
 
     `evaluate` gives the scores of the validation samples by name (None: there are none); `asked` tells whether the run
     was asked to stop from outside. Where a `world` of several processes trains, each has its share of the windows, its
-    own `asked`, and the rest in common: whatever one of them meets, all of them do the same next.
+    own `asked`, and the rest in common: whatever one of them meets, all of them do the same next. `gauges` are read
+    once a step.
     """
 
     step: Step
@@ -112,6 +117,7 @@ class Loop:
     observers: Sequence[Observer]
     asked: Callable[[], bool]
     world: World = ALONE
+    gauges: Gauges = UNREAD
 
     def run(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> None:
         """Train to the end, or raise Interrupted once everything is saved."""
@@ -120,8 +126,11 @@ class Loop:
             improved = self._evaluate_when_due(state)
             done = state.step >= times.steps or self._out_of_patience(state)
             if improved or done or self._due(state, times.save_every):
+                began = time.perf_counter()
                 self.save(state.saved(), state.step, improved)
+                state.clocks.spend("saving", time.perf_counter() - began)
             if done:
+                state.clocks.use(self.gauges.joules())
                 return
             report = self._next(windows, state)
             for observer in self.observers:
@@ -141,24 +150,29 @@ class Loop:
         due = self._due(state, times.evaluate_every) or (state.step == times.steps > 0)
         if self.evaluate is None or not due or state.evaluated == state.step:
             return False
+        began = time.perf_counter()
         try:
             values = self.evaluate()
         except (StopAsked, FinesightError) as error:
             raise self._left(StopAsked() if self.asked() else error, state) from error.__cause__
+        seconds = time.perf_counter() - began
+        state.clocks.spend("evaluation", seconds)
         threshold = times.stop.threshold if times.stop else 0.0
         value = float(state.step) if times.measure == "last" else values[times.measure]
         improved = state.best.update(times.measure, value, state.step, threshold)
         state.evaluated = state.step
         epoch = state.step / times.steps_per_epoch
-        report = EvaluationReport(state.step, "val", values, improved, epoch, state.loss)
+        report = EvaluationReport(state.step, "val", values, improved, epoch, state.loss, seconds)
         for observer in self.observers:
             observer.on_evaluation(report)
         return improved
 
     def _wait(
         self, windows: Iterator[tuple[Batch, ...]], state: LoopState
-    ) -> tuple[tuple[Batch, ...], Agreed]:
-        """This process's share of the next step, once all processes have theirs and know of each other's."""
+    ) -> tuple[tuple[Batch, ...], Agreed, dict[str, float]]:
+        """This process's share of the next step, once all processes have theirs and know of each other's; and the
+        seconds that it waited for its own, and then for the others."""
+        began = time.perf_counter()
         window: tuple[Batch, ...] = ()
         failed: StopAsked | FinesightError | None = None
         try:
@@ -167,10 +181,15 @@ class Loop:
             window = next(windows)
         except (StopAsked, FinesightError) as error:
             failed = StopAsked() if self.asked() else error  # who asks to stop may end workers, too
+        between = time.perf_counter()
         try:
-            return window, agreed(self.world.together(facts_of(window), failed))
+            step = agreed(self.world.together(facts_of(window), failed))
         except (StopAsked, FinesightError) as error:
             raise self._left(error, state) from error.__cause__
+        after = time.perf_counter()
+        if self.world.size == 1:
+            return window, step, {"data": after - began}
+        return window, step, {"data": between - began, "communication": after - between}
 
     def _left(self, error: StopAsked | FinesightError, state: LoopState) -> FinesightError:
         """What is told of a wait or a measurement that was broken off, once everything is saved."""
@@ -184,8 +203,7 @@ class Loop:
 
     def _next(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> StepReport:
         began = time.perf_counter()
-        window, step = self._wait(windows, state)
-        waited = time.perf_counter() - began
+        window, step, waited = self._wait(windows, state)
         number = state.step + 1
         rate = self.schedule.rate(number)
         try:
@@ -203,12 +221,11 @@ class Loop:
         state.skipped += result.skipped
         state.loss = state.loss if result.skipped else result.loss
         state.seen.add(step)
-        phases = {
-            "data": waited,
-            "forward": result.forward,
-            "backward": result.backward,
-            "optimizer": result.optimizer,
-        }
+        beside = {"decode": sum(batch.seconds for batch in window), **state.clocks.taken()}
+        together = waited.get("communication", 0.0) + result.seconds.get("communication", 0.0)
+        shared = {"communication": together} if self.world.size > 1 else {}
+        effort, joules = self.gauges.effort, self.gauges.joules()
+        state.clocks.use(joules)
         return StepReport(
             step=number,
             steps=self.timetable.steps,
@@ -219,10 +236,12 @@ class Loop:
             samples=step.samples,
             tokens=step.tokens,
             supervised_tokens=step.supervised,
-            seconds={**phases, "total": total},
+            seconds={**waited, **result.seconds, **shared, "total": total, **beside},
             ids=step.ids,
             positions=step.positions,
             skipped=result.skipped,
+            mfu=effort.share(step.positions, total) if effort else None,
+            joules=joules,
         )
 
 

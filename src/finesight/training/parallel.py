@@ -41,6 +41,10 @@ class Engine(Protocol):
         """Number of this process, which its random draws depend on."""
 
     @property
+    def several(self) -> bool:
+        """Whether there are other processes."""
+
+    @property
     def factor(self) -> float:
         """What a loss is multiplied with before its backward pass, since something divides the gradients by it."""
 
@@ -63,7 +67,7 @@ class Engine(Protocol):
 class Single:
     """One process."""
 
-    rank, factor = 0, 1.0
+    rank, factor, several = 0, 1.0, False
 
     def begin(self, measure: Measure) -> Measure:
         """`measure` itself."""
@@ -127,6 +131,8 @@ class Replicated:
     A process without a sample computes a spare batch that counts nothing. Parameters that a step reaches on no process
     (the towers, where no row has a picture) get no gradient, as in one process.
     """
+
+    several = True
 
     def __init__(self, model: nn.Module, rank: int, size: int, spare: Spare) -> None:
         self.rank, self.factor = rank, float(size)  # DDP divides by the number of processes

@@ -10,7 +10,11 @@ from finesight.core.rundir import RunDirectory
 from finesight.runtime.files import append_line, to_json, write_text
 
 _LOSSES = "epoch,step,train_loss,val_loss"
-_TIMING = "step,data,forward,backward,optimizer,total"
+_TIMING = (
+    "step,data,forward,backward,optimizer,total,decode,inputs,vision,audio,projector,language_model,head,communication,"
+    "evaluation,saving,joules"
+)
+"""The first six have always been there; the others are seconds, too, but for `joules`. An empty cell: not measured."""
 
 
 def is_logged(report: StepReport, every: int) -> bool:
@@ -48,11 +52,16 @@ class Records:
         _filter(self._run.samples, 0, json_line)
         _filter(self._run.losses, 1, table_row(1, 3))
         _filter(self._run.timing, 1, table_row(0, None))
+        _widen(self._run.timing, _TIMING)
 
     def on_step(self, report: StepReport) -> None:
         """Timing of every step; losses and counts every `log.every` steps, and of each that was skipped."""
-        seconds = ",".join(f"{report.seconds[name]:.6f}" for name in _TIMING.split(",")[1:])
-        append_line(self._run.timing, f"{report.step},{seconds}")
+        known = {**report.seconds, "joules": report.joules}
+        cells = (known.get(name) for name in _TIMING.split(",")[1:])
+        append_line(
+            self._run.timing,
+            ",".join([str(report.step), *("" if cell is None else f"{cell:.6f}" for cell in cells)]),
+        )
         if self._samples:
             append_line(self._run.samples, to_json({"step": report.step, "ids": report.ids}))
         if is_logged(report, self._every):
@@ -87,6 +96,11 @@ def _metrics_row(report: StepReport) -> dict[str, Any]:
         "supervised_tokens": report.supervised_tokens,
         "padding": 1 - report.tokens / report.positions if report.positions else 0.0,
         "seconds": report.seconds["total"],
+        "samples_per_second": report.per_second(report.samples),
+        "tokens_per_second": report.per_second(report.tokens),
+        "supervised_tokens_per_second": report.per_second(report.supervised_tokens),
+        **({} if report.mfu is None else {"mfu": report.mfu}),
+        **({} if report.joules is None else {"joules": report.joules}),
         **({"skipped": True} if report.skipped else {}),
     }
 
@@ -99,3 +113,12 @@ def _filter(path: Path, header: int, keeps: Callable[[str], bool]) -> None:
     lines = text.split("\n")[:-1]
     whole = [line for line in lines[header:] if keeps(line)]
     write_text(path, "".join(line + "\n" for line in [*lines[:header], *whole]))
+
+
+def _widen(path: Path, header: str) -> None:
+    """Give a table the columns that it did not have when it was begun, empty in its rows."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    if lines[0] == header or not header.startswith(lines[0]):
+        return
+    empty = "," * (header.count(",") - lines[0].count(","))
+    write_text(path, "".join(line + "\n" for line in [header, *(line + empty for line in lines[1:])]))

@@ -65,6 +65,8 @@ class Sharded:
     sounds, without) as the one that has the most; what fills up counts nothing.
     """
 
+    several = True
+
     def __init__(self, model: nn.Module, rank: int, size: int, spare: Spare) -> None:
         self.rank, self.factor = rank, float(size)  # FSDP2 divides by the number of processes
         assert isinstance(model, FSDPModule)

@@ -6,8 +6,7 @@ tokens.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -21,6 +20,7 @@ from finesight.core.errors import FinesightError, TrainingError
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.signals import StopAsked
 from finesight.training.agreement import Agreed, agreed, facts_of
+from finesight.training.meters import Meter, clock_of
 from finesight.training.parallel import Engine, Measure, Single
 from finesight.training.precision import Precision
 
@@ -30,17 +30,22 @@ Forward = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss per supervised token, gradient norm before clipping, and seconds of each phase.
+    """Mean loss per supervised token, gradient norm before clipping, and seconds by the names of `meters`.
 
     A step that was `skipped`, because one of the two is no number, changed nothing.
     """
 
     loss: float
     grad_norm: float
-    forward: float
-    backward: float
-    optimizer: float
+    seconds: Mapping[str, float]
     skipped: bool = False
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole step."""
+        return sum(
+            self.seconds.get(name, 0.0) for name in ("forward", "backward", "communication", "optimizer")
+        )
 
 
 def loss_sum(logits_NV: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -58,7 +63,7 @@ class Step:
     """One update of the parameters in `optimizer` from one window.
 
     `seed` makes the step's random draws (dropout) a function of (seed, step number, process), so that a resumed run
-    needs no saved generator state. `engine` does what concerns the other processes.
+    needs no saved generator state. `engine` does what concerns the other processes; `meter` takes the time.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Step:
         self._measure: Measure | None = None
         self.audit: Callable[[int, Agreed], bool] | None = None
         """Looks at the gradients of a step before they are clipped, until it says that it has seen all."""
+        self.meter = Meter(clock_of(device))
 
     def __call__(
         self, window: Sequence[Batch], number: int, lr: float, step: Agreed | None = None
@@ -104,22 +110,23 @@ class Step:
         seed = hash_seed(self._seed, number)
         torch.manual_seed(hash_seed(seed, engine.rank) if engine.rank else seed)
         total = torch.zeros((), device=self._device)
-        forward = backward = 0.0
+        meter = self.meter
+        meter.begin()
         slots = engine.slots(window, step)
         for place, (batch, counts) in enumerate(slots, 1):
             with engine.micro_batch(last=place == len(slots)):
-                began = time.perf_counter()
+                meter.forward()
                 loss = self._measure(batch.to(self._device)) / step.supervised
                 if counts:
                     total = total + loss.detach()
                 weight = engine.factor if counts else 0.0
-                between = time.perf_counter()
+                meter.enter("backward")
                 self.scaler.scale(loss if weight == 1 else weight * loss).backward()  # type: ignore[no-untyped-call]
-            forward, backward = forward + between - began, backward + time.perf_counter() - between
-        began = time.perf_counter()
+        meter.enter("communication" if engine.several else "optimizer")
         mean = engine.total(total)
+        meter.enter("optimizer")
         norm, skipped = self._update(lr, mean, number, step)
-        return StepResult(mean, norm, forward, backward, time.perf_counter() - began, skipped)
+        return StepResult(mean, norm, meter.seconds(), skipped)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Summed loss of a batch on the device."""

@@ -16,7 +16,7 @@ from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
 
 _HARMLESS = (
-    *("format", "description", "log.", "report.", "parallel.", "data.workers", "data.timeout"),
+    *("format", "description", "log.", "report.", "profile", "parallel.", "data.workers", "data.timeout"),
     *("run.name", "run.dir", "run.threads", "train.time_limit", "train.keep_last"),
 )
 """Recipe keys that change nothing in what is learned: a resumed run may differ in them."""

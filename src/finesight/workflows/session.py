@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from finesight.training.checkpoint import BESIDE, Checkpoint, Checkpoints, bytes
 from finesight.training.loop import Loop, LoopState, Timetable
 from finesight.training.optim import build_optimizer, group_lines, state_bytes
 from finesight.training.parallel import share_averages
+from finesight.training.profiling import check_profile
 from finesight.training.records import Records
 from finesight.training.schedule import schedule_of
 from finesight.training.sharded import gathered, outline
@@ -45,6 +46,7 @@ from finesight.training.step import Step, mean_loss
 from finesight.workflows.audited import audit_of
 from finesight.workflows.course import steps_of
 from finesight.workflows.engines import engine_of, save_in_slices, unsliced
+from finesight.workflows.explained import Explained
 from finesight.workflows.pace import Pace
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
@@ -74,6 +76,7 @@ class Session:
         with world.turn():
             self._course = course_of(recipe, prepared, world)
             self._steps = steps_of(recipe, self._course)
+            check_profile(recipe.profile, self._steps)
             if train.packing:  # before the model is in slices, which have numbers of their own
                 try_packing(prepared, self._forward, self._course)
         sliced = world.strategy == "fsdp"
@@ -98,6 +101,7 @@ class Session:
         val = prepared.splits.get("val")
         self._probe = None if val is None else PictureProbe(val, "val", recipe, prepared.notices, world)
         self._pace = Pace(asked, self._checkpoint_bytes)
+        self._explained = Explained(recipe, run, prepared, world)
         self._checked = set(prepared.policy.listed)
 
     def restore(self) -> LoopState:
@@ -188,24 +192,29 @@ class Session:
             self._observer.on_phase("train", self._steps)
             self._observer.on_progress(state.step)
         prepared.model.train()
+        looking_on = (self._records, tracker, self._observer, self._pace, *self._explained.observers)
         loop = Loop(
             step=self._step,
             schedule=schedule_of(train, self._steps),
             timetable=times,
             evaluate=self._measure if "val" in prepared.splits else None,
             save=self._save,
-            observers=[
-                one for one in (self._records, tracker, self._observer, self._pace) if one is not None
-            ],
+            observers=[one for one in looking_on if one is not None],
             asked=self._asked,
             world=self._world,
+            gauges=self._explained.gauges(),
         )
         workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked, prepared.device)
         audit = audit_of(recipe, self._run, prepared, self._world)
         self._step.audit = None if audit.done else audit
-        with closing(self._course.windows(state.step, self._steps, workers)) as source:
-            loop.run(source, state)
+        source = self._course.windows(state.step, self._steps, workers)
+        with self._explained.over(source, state.step, self._step.meter) as windows:
+            loop.run(windows, state)
         audit.close()
+
+    def taken(self, state: LoopState) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the finished training took beside its time, and its energy."""
+        return self._explained.taken(state, self._optimizer), self._explained.energy(state)
 
     def _predict(self, state: LoopState) -> None:
         """Write what the rest of the run will take. A model in slices is timed by all processes, another by one."""
@@ -222,7 +231,11 @@ class Session:
                 world.size,
             )
             if world.first:
-                plan = {"format": FORMATS["plan"], "predicted": cost.document(), "measured": None}
+                plan = {
+                    "format": FORMATS["plan"],
+                    **self._explained.planned(cost),
+                    "measured": None,
+                }
                 write_json(run.plan, plan)
 
     def _measure(self) -> dict[str, float]:

@@ -129,6 +129,7 @@ def _train(
             session.fit(state, trackers)
         finally:
             _list_faults(run, prepared, world)
+        taken = session.taken(state)
         prepared = session.take_best()
         world.once(lambda: save_finished(finished_folder(run, recipe), recipe, prepared))
         measured = _measure(recipe, run, prepared, asked, observer, world)
@@ -142,7 +143,7 @@ def _train(
         notices.add("dropped", told, met)
     _list_faults(run, prepared, world)
     write_json(run.notices, notices.rows())
-    _finish(recipe, run, prepared, state, measured, effect)
+    _finish(recipe, run, prepared, state, measured, taken, effect)
 
 
 def _begin(recipe: Recipe, run: RunDirectory, prepared: Prepared, checkpoints: Checkpoints) -> None:
@@ -278,14 +279,17 @@ def _finish(
     prepared: Prepared,
     state: LoopState,
     measured: tuple[list[Score], list[Comparison], float],
+    taken: tuple[dict[str, Any], dict[str, Any]],
     effect: PictureEffect | None = None,
 ) -> None:
     """Close the books; `results.json` comes last."""
     scores, comparisons, seconds = measured
+    more, energy = taken
+    clocks = {"validation": state.clocks.evaluation, "saving": state.clocks.saving}
     if run.plan.is_file():
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
         check_format("plan", plan.get("format"), str(run.plan), RunError)
-        write_json(run.plan, {**plan, "measured": measured_cost(prepared, state).document()})
+        write_json(run.plan, {**plan, "measured": measured_cost(prepared, state, **more).document()})
     write_text(finished_folder(run, recipe) / "README.md", finished_card(recipe, prepared, scores))
     facts = {"steps": state.step, "best_step": state.best.step or state.step, "best": state.best.value}
     write_json(
@@ -293,7 +297,8 @@ def _finish(
         {
             **results_document(scores, comparisons),
             "training": {**facts, "best_by": recipe.evaluation.best_by},
-            "seconds": {"train": state.seconds, "evaluate": seconds},
+            "seconds": {"train": state.seconds, "evaluate": seconds, **clocks},
+            "energy": energy,
             **({} if effect is None else {"pictures": effect.document()}),
         },
     )

@@ -1,8 +1,9 @@
 """Windows of micro-batches, one window a step, prepared in between or by worker processes."""
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -74,6 +75,7 @@ def make_window(
     A sample that cannot be used is left out, and told. Raises WorkerError, naming the samples, for errors that are not
     about data.
     """
+    began = time.perf_counter()
     made: list[tuple[int, Example]] = []
     bad: list[tuple[Origin, DataError]] = []
     for item in items:
@@ -102,7 +104,8 @@ def make_window(
             )
             more = f"; and {len(part) - _MOST_NAMED} more" if len(part) > _MOST_NAMED else ""
             raise worker_error(error, f"step {step + 1}, {named}{more}") from error
-    return Window(tuple(batches), tuple(bad))
+    seconds = (time.perf_counter() - began) / max(1, len(batches))
+    return Window(tuple(replace(batch, seconds=seconds) for batch in batches), tuple(bad))
 
 
 def released(
