@@ -183,7 +183,9 @@ def _of_step(row: Mapping[str, Any], seconds: Values) -> dict[str, float]:
     }
     total = seconds.get("total", 0.0)
     if total > 0:
-        values["train/tokens_per_second"] = row["tokens"] / total
+        for name in ("samples", "tokens", "supervised_tokens"):
+            values[f"train/{name}_per_second"] = row[name] / total
+    values |= {f"train/{name}": row[name] for name in ("mfu", "joules") if row.get(name) is not None}
     return values | {f"seconds/{name}": value for name, value in seconds.items()}
 
 
