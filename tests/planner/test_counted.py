@@ -15,12 +15,12 @@ ROWS, WIDE, INNER = 5, 8, 16
 
 
 class Two(nn.Module):
-    """Two matrices, the first of a frozen tower."""
+    """Matrices, the first of a tower; two in between may be computed again, of which the second need not be."""
 
     def __init__(self, frozen: bool, again: bool = False) -> None:
         super().__init__()
         self.vision_tower = nn.Linear(WIDE, INNER, bias=False).requires_grad_(not frozen)
-        self.language = nn.Linear(INNER, INNER, bias=False)
+        self.language = nn.Sequential(*(nn.Linear(INNER, INNER, bias=False) for _ in range(2)))
         self.head = nn.Linear(INNER, WIDE, bias=False)
         self.again = again
 
@@ -41,7 +41,8 @@ def test_matrix_products_are_counted_once(frozen: bool, again: bool) -> None:
         model(torch.ones(ROWS, WIDE)).sum().backward()
     tower, language, head = (2 * ROWS * a * b for a, b in ((WIDE, INNER), (INNER, INNER), (INNER, WIDE)))
     # forward; gradients of weights; gradients of what goes in, which only what learns below it needs
-    expected = tower + language + head + language + head + head
+    forward, weights, inputs = tower + 2 * language + head, 2 * language + head, language + head
+    expected = forward + weights + inputs
     expected += 0 if frozen else tower + language
     assert counted.flops == expected
 
@@ -82,15 +83,15 @@ def part_of(name: str) -> str:
 
 def test_static_memory_is_the_tensors_own() -> None:
     model = Two(frozen=True)
-    model.language.weight = nn.Parameter(model.language.weight.detach().to(torch.bfloat16))
+    model.language.to(torch.bfloat16)
     model.tied = model.head  # type: ignore[assignment]
     memory = static_memory(model, part_of, state_bytes=8)
     assert memory.weights == {
         "vision_tower": 4 * WIDE * INNER,
-        "language_model": 2 * INNER * INNER + 4 * INNER * WIDE,
+        "language_model": 2 * 2 * INNER * INNER + 4 * INNER * WIDE,
     }
     assert memory.gradients == {"language_model": memory.weights["language_model"]}
-    assert memory.optimizer == {"language_model": 8 * (INNER * INNER + INNER * WIDE)}
+    assert memory.optimizer == {"language_model": 8 * (2 * INNER * INNER + INNER * WIDE)}
 
 
 def test_the_optimizer_s_own_state() -> None:
@@ -105,7 +106,7 @@ def test_the_optimizer_s_own_state() -> None:
     counters = 4  # bytes of a step's number, which AdamW keeps for each tensor
     assert memory.optimizer == {
         "vision_tower": 2 * 4 * WIDE * INNER + counters,
-        "language_model": 2 * 4 * (INNER * INNER + INNER * WIDE) + 2 * counters,
+        "language_model": 2 * 4 * (2 * INNER * INNER + INNER * WIDE) + 3 * counters,
     }
 
 
@@ -122,7 +123,8 @@ def test_activations_are_what_the_backward_pass_needs(frozen: bool, again: bool)
     # a matrix that learns keeps what went into it; the square keeps what it squared
     expected = {"head": 4 * ROWS * INNER + 4 * ROWS * WIDE}
     expected |= {} if frozen else {"vision": 4 * ROWS * WIDE}
-    expected |= {"language_model": 4 * ROWS * INNER}  # of what is computed again, what goes into it
+    # of what is computed again, what goes into it
+    expected |= {"language_model": (1 if again else 2) * 4 * ROWS * INNER}
     assert dict(kept.most) == expected
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
@@ -138,4 +140,4 @@ def test_the_largest_micro_batch_counts() -> None:
         loss.backward()
         kept.next_micro_batch()
     assert kept.logits == 4 * 6 * WIDE
-    assert kept.most.total() == 4 * 6 * (2 * INNER + WIDE)
+    assert kept.most.total() == 4 * 6 * (3 * INNER + WIDE)

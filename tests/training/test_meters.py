@@ -1,5 +1,6 @@
 """Seconds of a step's parts, by a clock that ticks once at each look: they add up because nothing else can be."""
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from toys import TwoLayers, make_batch, supervised_logits
 
 from finesight.config.train import Train
-from finesight.training.meters import FORWARD, Clocks, Effort, Meter, hooked
+from finesight.training.meters import FORWARD, Clocks, Effort, Meter, clock_of, hooked
 from finesight.training.optim import build_optimizer
 from finesight.training.precision import Precision
 from finesight.training.step import Step
@@ -155,6 +156,28 @@ def test_what_is_compiled_into_one_is_not_cut() -> None:
         assert told == []
         model(torch.zeros(1, 2))
     assert told == ["vision", "vision"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_the_phases_are_those_of_its_stream() -> None:
+    device = torch.device("cuda", 0)
+    wide = nn.Linear(4096, 4096, device=device)
+    meter = Meter(clock_of(device))
+    values = torch.ones(4096, 4096, device=device)
+    wide(values)
+    torch.cuda.synchronize(device)
+    with meter.watching([("language_model", wide)]):
+        meter.begin()
+        began = time.perf_counter()
+        meter.forward()
+        loss = sum(wide(values).sum() for _ in range(20))
+        meter.enter("backward")
+        loss.backward()
+        found = meter.seconds()
+        wall = time.perf_counter() - began
+    assert 0.5 * wall <= found["forward"] + found["backward"] <= 1.01 * wall
+    assert found["language_model"] > 0.5 * found["forward"], "what is computed is timed, not what is queued"
 
 
 def test_utilisation_is_its_definition() -> None:
