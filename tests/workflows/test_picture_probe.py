@@ -241,8 +241,8 @@ def test_a_model_that_must_look_and_one_that_need_not(
     mapping = tiny_mapping(
         _coloured(tmp_path / "c.csv", telling),
         tmp_path / "run",
-        train={"max_steps": 60, "batch_size": 16, "micro_batch": "auto", "lr": 1e-2},
-        evaluation={"every": 60, "max_samples": 0},
+        train={"max_steps": 40 if telling else 8, "batch_size": 8, "micro_batch": "auto", "lr": 1e-2},
+        evaluation={"every": 40 if telling else 8, "max_samples": 0},
     )
     mapping["data"]["transforms"] = {}
     summary = train(parse_recipe(mapping))
