@@ -120,7 +120,7 @@ def test_two_processes_evaluate_as_one(alone: Path, tmp_path: Path) -> None:
     for name in ("predictions/train.jsonl", "results.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
     assert files(tmp_path / "two") == files(tmp_path / "one")
-    refused = Running(tmp_path / "wrong", 2, as_command, (*words, "x", "--spread"))
+    refused = Running(tmp_path / "wrong", 2, as_command, (*words, str(tmp_path / "wrong"), "--spread"))
     assert refused.end() == [2, 2] and "start one process" in refused.said()
 
 

@@ -106,7 +106,7 @@ def test_two_processes_measure_what_one_does(untrained: tuple[Any, Prepared]) ->
     said: list[Any] = []
     _probe(prepared, recipe, world=_Pair(0, said))
     _, both = _probe(prepared, recipe, world=_Pair(1, said))
-    assert [len(share) for share in said] == [5, 3], "batches of 3, 3 and 2"
+    assert [len(share) for share, _ in said] == [5, 3], "batches of 3, 3 and 2"
     assert both == alone
 
 
@@ -122,6 +122,22 @@ def test_nothing_to_measure_is_told_or_silent(untrained: tuple[Any, Prepared], t
     assert effect.values().keys() == {"picture_true", "picture_blank"}
     with pytest.raises(FinesightError, match=r"evaluation\.probe"):
         parse_recipe(tiny_mapping(tmp_path / "x.csv", tmp_path, evaluation={"probe": -1}))
+
+
+def test_a_family_that_takes_no_other_pictures_is_told_of_once(untrained: tuple[Any, Prepared]) -> None:
+    recipe, prepared = untrained
+    notices = Notices()
+    probe = PictureProbe(prepared.splits["val"], "val", recipe, notices)
+    asked: list[Any] = []
+
+    def refuses(batch: Any) -> Any:
+        asked.append(batch)
+        raise ValueError("tokens: 160, features: 4\nand more")
+
+    for _ in range(2):
+        assert probe(prepared.model, refuses, prepared.precision, prepared.device) is None
+    (row,) = notices.rows()
+    assert len(asked) == 1 and "(ValueError: tokens: 160, features: 4)" in str(row["text"])
 
 
 def test_pictures_are_exchanged_with_others_of_their_form() -> None:
@@ -165,8 +181,13 @@ def test_only_what_comes_from_pictures_is_exchanged_and_blanked() -> None:
     for name in ("mm_token_type_ids", "input_features"):
         assert mixed[name] is one.extras[name]
     ports: Any = type("Ports", (), {"image": None})
+    one.extras["pixel_values"].array[1] = 0
     empty = blank(one, ports).extras
-    assert not empty["pixel_values"].array.any() and empty["pixel_values"].array.dtype == np.float32
+    pixels = empty["pixel_values"].array
+    assert pixels.dtype == np.float32 and pixels.shape == (2, 3, 2, 2)
+    assert (pixels[0] == np.float32(1e-4)).all() and not pixels[1].any(), (
+        "SmolVLM leaves pictures of zeros out"
+    )
     assert empty["image_grid_thw"] is one.extras["image_grid_thw"]
 
 
@@ -220,8 +241,8 @@ def test_a_model_that_must_look_and_one_that_need_not(
     mapping = tiny_mapping(
         _coloured(tmp_path / "c.csv", telling),
         tmp_path / "run",
-        train={"max_steps": 60, "batch_size": 16, "micro_batch": "auto", "lr": 1e-2},
-        evaluation={"every": 60, "max_samples": 0},
+        train={"max_steps": 40 if telling else 8, "batch_size": 8, "micro_batch": "auto", "lr": 1e-2},
+        evaluation={"every": 40 if telling else 8, "max_samples": 0},
     )
     mapping["data"]["transforms"] = {}
     summary = train(parse_recipe(mapping))

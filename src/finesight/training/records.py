@@ -66,7 +66,7 @@ class Records:
             append_line(self._run.samples, to_json({"step": report.step, "ids": report.ids}))
         if is_logged(report, self._every):
             append_line(self._run.losses, f"{report.epoch:.6g},{report.step},{report.loss!r},")
-            append_line(self._run.metrics, to_json(_metrics_row(report)))
+            append_line(self._run.metrics, to_json(metrics_row(report)))
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """One line a score; the validation loss also beside the training loss of its step."""
@@ -84,7 +84,8 @@ class Records:
         """Nor does progress."""
 
 
-def _metrics_row(report: StepReport) -> dict[str, Any]:
+def metrics_row(report: StepReport) -> dict[str, Any]:
+    """What `metrics.jsonl` says of a step."""
     return {
         "step": report.step,
         "epoch": report.epoch,

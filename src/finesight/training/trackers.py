@@ -28,7 +28,7 @@ from finesight.core.prediction import Score
 from finesight.core.rundir import RunDirectory
 from finesight.runtime.files import write_text
 from finesight.runtime.notices import Notices
-from finesight.training.records import is_logged
+from finesight.training.records import is_logged, metrics_row
 
 _log = logging.getLogger("finesight")
 
@@ -73,7 +73,7 @@ class Trackers:
         """The steps that `metrics.jsonl` has, too."""
         self._last = report.step
         if self._trackers and is_logged(report, self._every):
-            self.log(report.step, _of_step(vars(report), report.seconds))
+            self.log(report.step, _of_step(metrics_row(report), report.seconds))
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """All scores."""
@@ -167,7 +167,8 @@ def _seconds_by_step(path: Path) -> dict[int, dict[str, float]]:
     with open(path, encoding="utf-8", newline="") as stream:
         rows = [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(stream)]
     return {
-        int(row["step"]): {name: float(cell) for name, cell in row.items() if name != "step"} for row in rows
+        int(row["step"]): {name: float(cell) for name, cell in row.items() if name not in ("step", "joules")}
+        for row in rows
     }
 
 
@@ -177,15 +178,9 @@ def _number(value: float | None) -> float:
 
 
 def _of_step(row: Mapping[str, Any], seconds: Values) -> dict[str, float]:
-    values = {
-        f"train/{name}": _number(row[name])
-        for name in ("loss", "lr", "grad_norm", "epoch", "samples", "tokens", "supervised_tokens")
-    }
-    total = seconds.get("total", 0.0)
-    if total > 0:
-        for name in ("samples", "tokens", "supervised_tokens"):
-            values[f"train/{name}_per_second"] = row[name] / total
-    values |= {f"train/{name}": row[name] for name in ("mfu", "joules") if row.get(name) is not None}
+    """A line of `metrics.jsonl` without what is no measure, and the seconds of the step's parts."""
+    known = {name: value for name, value in row.items() if name not in ("step", "seconds", "skipped")}
+    values = {f"train/{name}": _number(value) for name, value in known.items()}
     return values | {f"seconds/{name}": value for name, value in seconds.items()}
 
 

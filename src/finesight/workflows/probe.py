@@ -32,6 +32,9 @@ _log = logging.getLogger("finesight")
 _LOOKED = 50
 """Samples that are looked at for each that is wanted, where few have pictures."""
 
+_NOTHING = 1e-4
+"""In place of zero: some families (SmolVLM) take a picture of zeros for padding, and leave it out."""
+
 _SOUNDS = ("input_features", "feature_", "audio_")
 """How names of inputs that come from sounds begin."""
 
@@ -75,6 +78,7 @@ class PictureProbe:
         starts = range(0, len(plan.chosen), size)[self._world.rank :: self._world.size]
         found: list[list[Any]] = []
         failed: Exception | None = None
+        broken = ""
         try:
             with evaluating(model):
                 for start in starts:
@@ -82,7 +86,16 @@ class PictureProbe:
                     found += self._measured(plan, slice(start, start + size), forward, precision, device)
         except (FinesightError, StopAsked) as error:
             failed = error
-        rows = [row for share in self._world.together(found, failed) for row in share]
+        except (
+            Exception
+        ) as error:  # a family may take no other pictures, in a way of its own: the run goes on
+            broken = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        shares = self._world.together([found, broken], failed)
+        if why := next((why for _, why in shares if why), ""):
+            self._notices.add("probe", f"whether pictures matter cannot be measured with this model ({why})")
+            self._count = 0
+            return None
+        rows = [row for share, _ in shares for row in share]
         if not rows:
             return None
         losses = [SampleLosses(*row) for row in rows]
@@ -213,15 +226,21 @@ def exchanged(kinds: Mapping[int, tuple[str, str]]) -> dict[int, int]:
 
 
 def blank(example: Example, ports: Ports) -> Example:
-    """The example with the mean picture of the model's processor: zero everywhere once it is normalised."""
+    """The example with the mean picture of the model's processor: as good as zero everywhere once it is normalised.
+
+    What is zero already, such as the padding of a row of tiles, stays so.
+    """
     extras = dict(example.extras)
     for name, extra in example.extras.items():
         if not name.startswith("pixel_values"):
             continue
-        empty = np.zeros_like(extra.array)
+        array = extra.array
         if isinstance(ports.image, ImagePort) and name == "pixel_values":  # levels that are normalised later
-            mean = np.round(255 * np.array(ports.image.mean))
-            empty += mean.astype(empty.dtype).reshape(1, -1, 1, 1)
+            mean = np.round(255 * np.array(ports.image.mean)).astype(array.dtype)
+            empty = np.broadcast_to(mean.reshape(1, -1, 1, 1), array.shape).copy()
+        else:
+            shown = array.any(axis=(-3, -2, -1) if array.ndim > 3 else -1, keepdims=True)
+            empty = np.where(shown, _NOTHING, 0).astype(array.dtype) + np.zeros_like(array)
         extras[name] = replace(extra, array=empty)
     return replace(example, extras=extras)
 
