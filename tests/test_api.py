@@ -37,6 +37,7 @@ def test_train_takes_a_recipe_in_every_form(monkeypatch: pytest.MonkeyPatch) -> 
     for recipe in ("quickstart", mapping, load_recipe("quickstart")):
         assert fs.train(recipe, resume=True, **{**changes, "run": {"name": "no", "dir": Path("x")}}) == {
             "resume": True,
+            "force": False,
             "dry_run": False,
             "observer": None,
         }

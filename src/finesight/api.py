@@ -33,6 +33,7 @@ def train(
     recipe: RecipeLike,
     *,
     resume: bool = False,
+    force: bool = False,
     dry_run: bool = False,
     observer: Observer | None = None,
     **overrides: Any,
@@ -40,10 +41,12 @@ def train(
     """Train as a recipe says, evaluate and write a report, as `finesight train` does.
 
     `overrides` change the recipe: `train={"lr": 1e-4}` or `**{"train.lr": 1e-4}`; None takes a key out. Returns what
-    the command prints with `--json`: `run`, `status`, `scores`, `report`, `next` and more. Raises a FinesightError
+    the command prints with `--json`: `run`, `status`, `scores`, `report`, `next` and more. `force` resumes a run over
+    changes of its recipe, data or base, which are named and recorded. Raises a FinesightError
     for what can be mended, RecipeError with every fault of the recipe, and Interrupted after saving.
     """
-    return _train(_checked(recipe, overrides), resume=resume, dry_run=dry_run, observer=observer)
+    checked = _checked(recipe, overrides)
+    return _train(checked, resume=resume, force=force, dry_run=dry_run, observer=observer)
 
 
 def inspect(

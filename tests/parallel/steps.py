@@ -19,7 +19,7 @@ from finesight.training.optim import build_optimizer
 from finesight.training.parallel import Engine, Replicated
 from finesight.training.precision import Precision
 from finesight.training.sharded import Sharded, fill, gathered, outline, shard
-from finesight.training.slices import read_slices, write_slices
+from finesight.training.slices import plan_slices, read_slices
 from finesight.training.state import model_tensors, optimizer_tensors
 from finesight.training.step import Step
 
@@ -216,11 +216,20 @@ def slices(world: World, folder: Path) -> dict[str, Any]:
     place = folder / "slices"
     place.mkdir(exist_ok=True)
     world.together()
-    write_slices(
-        place,
-        {"model": model_tensors(model, sliced=True), "optimizer": optimizer_tensors(optimizer, sliced=True)},
-    )
-    whole = {"model": model_tensors(model), "optimizer": optimizer_tensors(optimizer)}
+    values = {
+        "model": model_tensors(model, sliced=True),
+        "optimizer": optimizer_tensors(optimizer, sliced=True),
+    }
+    planned = plan_slices(values, copy=True)
+    whole = {"model": model_tensors(model, copy=True), "optimizer": optimizer_tensors(optimizer, copy=True)}
+    with torch.no_grad():
+        for group in values.values():  # what is learned meanwhile does not reach what is written
+            for value in group.values():
+                value.zero_()
+    written = world.together(planned.write(place))
+    if world.first:
+        planned.index(place, written)
+    world.together()
     again = read_slices(place)
     return {
         "equal": all(

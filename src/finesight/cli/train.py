@@ -2,7 +2,7 @@
 
 import shlex
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP)] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run; one that is finished only gets a new report.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resume: go on over changed data or recipe; recorded.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send one batch through everything and write nothing.")
@@ -48,22 +51,24 @@ def train(
     from finesight.config.load import load_recipe, stage_recipes
     from finesight.runtime.ranks import place_of_process
 
-    with silent() if place_of_process().rank else nullcontext():
+    rank = place_of_process().rank
+    with silent() if rank else nullcontext():
         checked = load_recipe(recipe, overrides or ())
         stage_recipes(checked)  # their faults are told before torch is imported
     from finesight.workflows.train import train as work  # after the recipe is checked: torch takes seconds
 
-    if place_of_process().rank:  # the first of several processes speaks
+    if rank:  # the first of several processes speaks
         with silent():
-            work(checked, resume=resume, dry_run=dry_run)
+            work(checked, resume=resume, force=force, dry_run=dry_run)
         return
     with only_json(json), ProgressBar() as bar:
-        result = work(checked, resume=resume, dry_run=dry_run, observer=bar)
+        result = work(checked, resume=resume, force=force, dry_run=dry_run, observer=bar)
     if dry_run:  # the workflow does not know by which words the recipe was named
         result = {**result, "next": shlex.join(["finesight", "train", recipe, *(overrides or ())])}
-    if json:
-        print_json(result)
-        return
+    print_json(result) if json else _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
     print_scores(result)
     for heading, key in (("Status", "status"), ("Run", "run"), ("Report", "report"), ("Next", "next")):
         if result.get(key):

@@ -28,11 +28,12 @@ class Inconsistent(ValueError):
 _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 
-def _switch(value: Any) -> Any:
+def as_switch(value: Any) -> Any:
+    """The words of a switch as true or false; anything else as it is."""
     return _SWITCH_WORDS.get(value.lower(), value) if isinstance(value, str) else value
 
 
-Switch = Annotated[bool, BeforeValidator(_switch)]
+Switch = Annotated[bool, BeforeValidator(as_switch)]
 """true or false; the words yes, no, on and off, which are text in YAML 1.2, mean it too."""
 
 

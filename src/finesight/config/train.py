@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -15,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from finesight.config.base import Inconsistent, Section, Switch, by_shape
+from finesight.config.base import Inconsistent, Section, Switch, as_switch, by_shape
 from finesight.config.duration import seconds_of
 
 MetricName = Literal["exact_match", "exact_match_strict", "token_f1", "bleu", "cider", "rouge_l"]
@@ -149,6 +150,16 @@ class Train(Section):
     goes on with the next step, and the step is written down as it was."""
     nan_limit: PositiveInt = 10
     """With `on_nan: skip`: steps that may be skipped in a run before it stops."""
+    on_oom: Literal["stop", "shrink"] = "stop"
+    """What happens where memory does not suffice for a step: `stop` ends the run with the numbers, saved;
+    `shrink` makes the same step again in micro-batches of half the size, and keeps to them (one process alone)."""
+    async_save: Annotated[
+        Annotated[Literal["auto"], Tag("text")] | Annotated[bool, Tag("true or false")],
+        by_shape,
+        BeforeValidator(as_switch),
+    ] = "auto"
+    """Write checkpoints from a copy while the training goes on; `auto` where a copy takes a quarter of the free memory
+    or less."""
     length_window: NonNegativeInt = 50
     """Batches within which samples are sorted by length or, with `batch_tokens`, put together by it; 0 does not sort.
     With `packing` and `batch_size` lengths do not matter, and nothing is sorted."""

@@ -12,7 +12,8 @@ class StepReport:
     `loss` is the mean over the step's supervised tokens, `grad_norm` the norm before clipping. `samples`, `tokens`
     (padding excluded), `supervised_tokens` and `positions` (padding included) count this step alone; `step` starts at
     1, `epoch` is a fraction of passes over the training data. A `skipped` step has a loss or norm that is no
-    number, and changed nothing.
+    number, and changed nothing. `broken_off` counts how often it was begun before, in larger micro-batches, for which
+    memory did not suffice.
 
     `seconds` always has `data` (waiting for samples), `forward`, `backward`, `optimizer` and `total`; of the forward
     pass, where its parts are known, `inputs`, `vision`, `audio`, `projector`, `language_model` and `head` (a part that
@@ -42,6 +43,8 @@ class StepReport:
         """So many samples or tokens of this step as a rate, in 1/s; 0 where no time was taken."""
         total = self.seconds["total"]
         return count / total if total > 0 else 0.0
+
+    broken_off: int = 0
 
 
 @dataclass(frozen=True)

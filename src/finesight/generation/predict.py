@@ -25,6 +25,7 @@ from finesight.models.forward import float_pictures
 from finesight.models.spread import answering, input_device
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.signals import StopAsked
+from finesight.training.memory import measured_in_memory
 from finesight.training.step import evaluating
 
 Asked = tuple[np.ndarray, Mapping[str, Extra]]
@@ -95,7 +96,8 @@ def predict(
         with evaluating(model):
             for chosen in list(_groups(order, batch_size))[world.rank :: world.size]:
                 told = {index: found for index in chosen if (found := _asked(examples, index, policy))}
-                answers |= _answered(model, examples.ports, told, config)
+                with measured_in_memory(input_device(model), f"answers to {len(told)} samples"):
+                    answers |= _answered(model, examples.ports, told, config)
                 done += len(chosen)
                 if tick is not None:
                     tick(min(count, done * world.size))

@@ -75,6 +75,32 @@ def heard(rank: int, error: Mapping[str, Any]) -> FinesightError:
     return kind.of([Fault(f"process {rank}: {fault.what}", fault.where, fault.mend) for fault in faults])
 
 
+def put(store: Store, key: str, data: bytes) -> int:
+    """Write a short value as it is; a long one in parts (their number is given), before the head that counts them."""
+    text = data.decode("ascii")  # JSON in its ASCII form
+    parts = [text[at : at + _PART] for at in range(0, len(text), _PART)] if len(text) > _PART else []
+    for at, part in enumerate(parts):
+        store.set(f"{key}/{at}", part)
+    store.set(key, f"#{len(parts)}" if parts else text)
+    return len(parts)
+
+
+def fetch(store: Store, key: str) -> str:
+    """Read what `put` has written."""
+    head = store.get(key).decode("ascii")
+    if not head.startswith("#"):
+        return head
+    return "".join(store.get(f"{key}/{at}").decode("ascii") for at in range(int(head[1:])))
+
+
+def remove(store: Store, key: str) -> None:
+    """Remove what `put` has written."""
+    head = store.get(key).decode("ascii")
+    for at in range(int(head[1:]) if head.startswith("#") else 0):
+        store.delete_key(f"{key}/{at}")
+    store.delete_key(key)
+
+
 class Control:
     """The control plane of process `rank` of `size`. All processes make the same exchanges in the same order."""
 
@@ -86,6 +112,7 @@ class Control:
         """Whether this process was asked to stop; its launcher, which may have lost another one, kills it soon."""
         self.ending = False
         """Whether all processes know that all of them end now."""
+        self._parted = False
         self._leaving, self._done = False, threading.Event()
         self._heart = threading.Thread(
             target=self._beat, args=(store.clone(),), daemon=True, name="finesight-heart"
@@ -99,28 +126,14 @@ class Control:
         Raises the error of a process that was lost meanwhile.
         """
         number, self._number = self._number, self._number + 1
-        self._write(number, json.dumps(value).encode())
+        parts = put(self._store, f"{number}/{self.rank}", json.dumps(value).encode())
+        self._parts = [self._parts[1], parts]
         keys = [f"{number}/{rank}" for rank in range(self.size)]
         self._wait(keys)
-        found = [json.loads(self._read(key)) for key in keys] if reads else [value]
+        found = [json.loads(fetch(self._store, key)) for key in keys] if reads else [value]
         if number:  # all wrote this one, so all have read the one before
             self._forget(number - 1)
         return found
-
-    def _write(self, number: int, data: bytes) -> None:
-        """A short value as it is; a long one in parts, before the head that counts them."""
-        key, text = f"{number}/{self.rank}", data.decode("ascii")  # JSON in its ASCII form
-        parts = [text[at : at + _PART] for at in range(0, len(text), _PART)] if len(text) > _PART else []
-        for at, part in enumerate(parts):
-            self._store.set(f"{key}/{at}", part)
-        self._store.set(key, f"#{len(parts)}" if parts else text)
-        self._parts = [self._parts[1], len(parts)]
-
-    def _read(self, key: str) -> str:
-        head = self._store.get(key).decode("ascii")
-        if not head.startswith("#"):
-            return head
-        return "".join(self._store.get(f"{key}/{at}").decode("ascii") for at in range(int(head[1:])))
 
     def _forget(self, number: int) -> None:
         key = f"{number}/{self.rank}"
@@ -145,12 +158,30 @@ class Control:
         """Whether another process was lost, so that nothing more can be agreed."""
         return self._lost is not None
 
+    def connection(self) -> Store:
+        """Another connection to the store, for another thread."""
+        return self._store.clone()
+
+    def raise_lost(self) -> None:
+        """Raise what another process was lost by, where one was."""
+        if self._lost is not None:
+            raise self._lost
+
+    def part(self, error: FinesightError) -> None:
+        """Tell the others that this process, and so all of them, ends by an error in the midst of what they do
+        together; from then on it is alone. They hear of it by their heartbeats, since no exchange may ever come."""
+        if self._lost is None:
+            self._lost, self._parted = error, True
+            self._store.set("ended", json.dumps({"rank": self.rank, **told(error)}))
+
     def explained(self, error: RuntimeError) -> FinesightError | None:
         """Why a collective failed, where that is another process's doing; None where it is not."""
         words = str(error).lower()
         if not any(word in words for word in ("gloo", "nccl", "connection", "peer", "socket", "timed out")):
             return None
-        self._done.wait(3 * _BEAT)  # whose fault it was may be known by then
+        end = time.monotonic() + 3 * _BEAT  # whose fault it was may be known by then
+        while self._lost is None and time.monotonic() < end and not self._done.wait(_LONGEST):
+            pass
         if self._lost is not None:
             return self._lost
         return _lost(f"a process of the {self.size} ended, or does not answer: {str(error).splitlines()[0]}")
@@ -184,7 +215,8 @@ class Control:
         end = None
         while not self._store.check(keys):
             if end is None and (error is not None or self._lost is not None):
-                end = time.monotonic() + _GRACE / 4
+                # the others, who wait in a collective, hear of it by a heartbeat, and are woken by this one's end
+                end = time.monotonic() + (2 * _BEAT if self._parted else _GRACE / 4)
             if end is not None and time.monotonic() > end:
                 return
             time.sleep(_LONGEST)

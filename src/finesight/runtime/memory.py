@@ -1,8 +1,11 @@
-"""Memory that one training step frees is what the next one needs."""
+"""Memory of this machine: how much is left, and that what one training step frees is what the next one needs."""
 
 import ctypes
 import os
 import sys
+from pathlib import Path
+
+import psutil
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
@@ -30,3 +33,31 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+
+
+_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Where Linux tells what a container may use, and what it uses (cgroups 2 and 1)."""
+
+
+def free_bytes() -> int:
+    """Bytes that processes can still have: of the machine, or of the container where that is less."""
+    free = int(psutil.virtual_memory().available)
+    for most, used in _LIMITS:
+        try:
+            free = min(free, int(Path(most).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # not there, or no limit
+            continue
+    return max(0, free)
+
+
+def own_bytes() -> int:
+    """Bytes that this process has in memory."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def total_bytes() -> int:
+    """Bytes of memory that the machine has."""
+    return int(psutil.virtual_memory().total)

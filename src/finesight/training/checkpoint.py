@@ -94,9 +94,37 @@ class Checkpoints:
         A step that is saved already is not written again: its files are what they would be. `write` writes the tensors
         into a folder in its own way, such as in slices.
         """
+        self.close(self.open(checkpoint), checkpoint, best, write)
+
+    def open(self, checkpoint: Checkpoint) -> Path | None:
+        """An empty folder under a temporary name for a checkpoint; None where its step is saved already.
+
+        Raises RunError where the disk has no room for it.
+        """
         name = f"step-{checkpoint.step}"
-        if not (self._folder / name).is_dir():
-            self._write(name, checkpoint, write or partial(_write_tensors, tensors=checkpoint.tensors))
+        if (self._folder / name).is_dir():
+            return None
+        self.check_space(bytes_needed(checkpoint.tensors))
+        temporary = self._folder / (name + TEMPORARY)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        return temporary
+
+    def close(
+        self,
+        folder: Path | None,
+        checkpoint: Checkpoint,
+        best: bool,
+        write: Callable[[Path], object] | None = None,
+    ) -> None:
+        """Write a checkpoint into the folder that was opened for it, and give that its name; once all of this is on the
+        disk, point to it and remove what neither `last` nor `best` names. May be called in another thread."""
+        name = f"step-{checkpoint.step}"
+        if folder is not None:
+            self._write(
+                folder, name, checkpoint, write or partial(_write_tensors, tensors=checkpoint.tensors)
+            )
         write_text(self._folder / "last", name + "\n")
         if best:
             write_text(self._folder / "best", name + "\n")
@@ -127,13 +155,10 @@ class Checkpoints:
                 )
         raise RunError("no checkpoint is whole", str(self._folder), "resume the run, or train it again")
 
-    def _write(self, name: str, checkpoint: Checkpoint, write: Callable[[Path], object]) -> None:
+    def _write(
+        self, temporary: Path, name: str, checkpoint: Checkpoint, write: Callable[[Path], object]
+    ) -> None:
         needed = bytes_needed(checkpoint.tensors)
-        self.check_space(needed)
-        temporary = self._folder / (name + TEMPORARY)
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
         try:
             with told_when_full(self._folder, needed):
                 write(temporary)

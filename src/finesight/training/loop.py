@@ -8,19 +8,29 @@ from typing import Any, Protocol
 
 from finesight.config.train import Stop
 from finesight.core.batch import Batch
-from finesight.core.errors import FinesightError, Interrupted
+from finesight.core.errors import FinesightError, Interrupted, TrainingError
 from finesight.core.events import EvaluationReport, Observer, StepReport
 from finesight.runtime.control import Lost
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.signals import StopAsked
 from finesight.training.agreement import Agreed, agreed, facts_of
-from finesight.training.audit import Unreached
+from finesight.training.memory import (
+    OutOfMemory,
+    give_back,
+    is_out_of_memory,
+    no_room_for_data,
+    out_of_memory,
+)
 from finesight.training.meters import UNREAD, Clocks, Gauges
 from finesight.training.schedule import Schedule
 from finesight.training.step import Step, no_number
 from finesight.training.stopping import Best
 
 _log = logging.getLogger("finesight")
+
+
+class Again(Exception):
+    """The same step is to be made once more, from windows of smaller micro-batches. Nothing was learned meanwhile."""
 
 
 class Saver(Protocol):
@@ -50,7 +60,8 @@ class Seen:
 @dataclass
 class LoopState:
     """Where a run stands: finished steps, the last one that was evaluated, the best, seconds of training so far, the
-    last step's loss, what was seen, how many steps were skipped, and what was spent beside the steps."""
+    last step's loss, what was seen, how many steps were skipped, what was spent beside the steps, and how often the
+    next one was broken off."""
 
     step: int = 0
     evaluated: int = 0
@@ -60,6 +71,7 @@ class LoopState:
     seen: Seen = field(default_factory=Seen)
     skipped: int = 0
     clocks: Clocks = field(default_factory=Clocks)
+    again: int = 0
 
     def saved(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
@@ -80,6 +92,15 @@ class LoopState:
         # which no state had at first
         skipped, clocks = saved.get("skipped", 0), Clocks(**saved.get("clocks", {}))
         return cls(step, saved["evaluated"], best, saved["seconds"], saved["loss"], seen, skipped, clocks)
+
+
+def _nothing() -> None:
+    """Of what is saved at once there is nothing to wait for."""
+
+
+def _never(_: OutOfMemory) -> bool:
+    """Micro-batches are what they are."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,9 @@ class Loop:
     was asked to stop from outside. Where a `world` of several processes trains, each has its share of the windows, its
     own `asked`, and the rest in common: whatever one of them meets, all of them do the same next. `gauges` are read
     once a step.
+
+    `durable` returns once everything that was saved is on the disk. `smaller` tells whether a step that memory did not
+    suffice for can be made in smaller micro-batches: then Again is raised.
     """
 
     step: Step
@@ -118,6 +142,8 @@ class Loop:
     asked: Callable[[], bool]
     world: World = ALONE
     gauges: Gauges = UNREAD
+    durable: Callable[[], None] = _nothing
+    smaller: Callable[[OutOfMemory], bool] = _never
 
     def run(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> None:
         """Train to the end, or raise Interrupted once everything is saved."""
@@ -131,7 +157,7 @@ class Loop:
                 state.clocks.spend("saving", time.perf_counter() - began)
             if done:
                 state.clocks.use(self.gauges.joules())
-                return
+                return self.durable()
             report = self._next(windows, state)
             for observer in self.observers:
                 observer.on_step(report)
@@ -181,6 +207,10 @@ class Loop:
             window = next(windows)
         except (StopAsked, FinesightError) as error:
             failed = StopAsked() if self.asked() else error  # who asks to stop may end workers, too
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = no_room_for_data(self.step.device, state.step + 1)
         between = time.perf_counter()
         try:
             step = agreed(self.world.together(facts_of(window), failed))
@@ -194,23 +224,59 @@ class Loop:
     def _left(self, error: StopAsked | FinesightError, state: LoopState) -> FinesightError:
         """What is told of a wait or a measurement that was broken off, once everything is saved."""
         self.save(state.saved(), state.step, False)
+        self.durable()
         if isinstance(error, StopAsked):
             return interrupted(state.step, self.timetable.steps)
         *others, last = error.faults
         saved = f"what was learned in {state.step} steps is saved: --resume goes on from there"
+        if self._alone and self.world.strategy == "fsdp":  # its slices were not all there
+            saved = "--resume goes on from the last checkpoint"
         error.faults = (*others, replace(last, mend=f"{last.mend}; {saved}"))
         return error
+
+    @property
+    def _alone(self) -> bool:
+        """Whether another process was lost, so that nothing more can be agreed."""
+        return self.world.control is not None and self.world.control.alone
+
+    def _broken_off(self, lack: OutOfMemory, state: LoopState) -> Exception:
+        """What is raised of a step that memory did not suffice for; all but that is as if it had not begun."""
+        updating = self.step.updating
+        self.step.forget()
+        give_back(self.step.device)
+        if self.world.control is not None:  # the others wait in a collective that never comes
+            self.world.control.part(lack)
+        if updating:  # perhaps of some weights and not of others: they are not to be saved
+            fault = lack.faults[0]
+            mend = f"{fault.mend}; --resume goes on from the last checkpoint"
+            lack.faults = (replace(fault, mend=mend),)
+            return lack
+        if self.smaller(lack):
+            state.again += 1
+            return Again()
+        return self._left(lack, state)
 
     def _next(self, windows: Iterator[tuple[Batch, ...]], state: LoopState) -> StepReport:
         began = time.perf_counter()
         window, step, waited = self._wait(windows, state)
         number = state.step + 1
         rate = self.schedule.rate(number)
+        lack: OutOfMemory | None = None
         try:
             with self.world.telling():
                 result = self.step(window, number, rate, step)
-        except (Lost, Unreached) as error:  # before the update: the weights are those of the step before
+        except FinesightError as error:
+            if not isinstance(error, (Lost, TrainingError)) and not self._alone:
+                raise
+            # a loss that is no number, or another process that ended before the update: the weights are those of the
+            # step before, in all processes that are left
             raise self._left(error, state) from error.__cause__
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            lack = out_of_memory(self.step.computing, self.step.device, number)
+        if lack is not None:  # where the error is gone, and with it what it holds
+            raise self._broken_off(lack, state)
         if result.skipped and state.skipped >= self.timetable.nan_limit:
             raise self._left(no_number(result.loss, result.grad_norm, number, step, state.skipped), state)
         if result.skipped:
@@ -219,6 +285,7 @@ class Loop:
         total = time.perf_counter() - began
         state.step, state.seconds = number, state.seconds + total
         state.skipped += result.skipped
+        broken_off, state.again = state.again, 0
         state.loss = state.loss if result.skipped else result.loss
         state.seen.add(step)
         beside = {"decode": sum(batch.seconds for batch in window), **state.clocks.taken()}
@@ -242,6 +309,7 @@ class Loop:
             skipped=result.skipped,
             mfu=effort.share(step.positions, total) if effort else None,
             joules=joules,
+            broken_off=broken_off,
         )
 
 

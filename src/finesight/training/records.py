@@ -18,8 +18,14 @@ _TIMING = (
 
 
 def is_logged(report: StepReport, every: int) -> bool:
-    """Whether `metrics.jsonl` has a line of a step: one in so many, the first, the last, and all that were skipped."""
-    return report.step % every == 0 or report.step in (1, report.steps) or report.skipped
+    """Whether `metrics.jsonl` has a line of a step: one in so many, the first, the last, and all that were skipped
+    or broken off."""
+    return (
+        report.step % every == 0
+        or report.step in (1, report.steps)
+        or report.skipped
+        or bool(report.broken_off)
+    )
 
 
 class Records:
@@ -55,7 +61,8 @@ class Records:
         _widen(self._run.timing, _TIMING)
 
     def on_step(self, report: StepReport) -> None:
-        """Timing of every step; losses and counts every `log.every` steps, and of each that was skipped."""
+        """Timing of every step; losses and counts every `log.every` steps, and of each that was skipped or
+        broken off."""
         known = {**report.seconds, "joules": report.joules}
         cells = (known.get(name) for name in _TIMING.split(",")[1:])
         append_line(
@@ -103,6 +110,7 @@ def metrics_row(report: StepReport) -> dict[str, Any]:
         **({} if report.mfu is None else {"mfu": report.mfu}),
         **({} if report.joules is None else {"joules": report.joules}),
         **({"skipped": True} if report.skipped else {}),
+        **({"broken_off": report.broken_off} if report.broken_off else {}),
     }
 
 

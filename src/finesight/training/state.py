@@ -10,21 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from finesight.core.errors import RunError
+from finesight.training.copies import copied
 from finesight.training.sharded import like, whole_tensor
 from finesight.training.slices import Room
 
 
-def model_tensors(module: nn.Module, learned: bool = False, sliced: bool = False) -> dict[str, Tensor]:
+def model_tensors(
+    module: nn.Module, learned: bool = False, sliced: bool = False, copy: bool = False
+) -> dict[str, Tensor]:
     """Parameters (a tied one once) and saved buffers by name, detached, on the CPU.
 
     With `learned`, the parameters that learn alone: the others are those of a base model that is saved elsewhere.
-    `sliced` ones are as they are, where they are.
+    `sliced` ones are as they are, where they are. A `copy` stays as it is while the module learns on; it is there after
+    `copies.wait_for_copies`.
     """
-    return {name: _given(value, sliced) for name, value in owned(module, learned).items()}
+    return {name: _given(value, sliced, copy) for name, value in owned(module, learned).items()}
 
 
-def _given(value: Tensor, sliced: bool) -> Tensor:
-    return value.detach() if sliced else whole_tensor(value.detach()).cpu()
+def _given(value: Tensor, sliced: bool, copy: bool) -> Tensor:
+    if sliced:
+        return value.detach()
+    whole = whole_tensor(value.detach())
+    return copied(whole) if copy else whole.cpu()
 
 
 def restore_model(
@@ -53,17 +60,20 @@ def owned(module: nn.Module, learned: bool) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **buffers}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, sliced: bool = False) -> dict[str, Tensor]:
-    """State of each parameter as `<parameter name>/<state name>`; groups carry their parameters' `names`."""
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, sliced: bool = False, copy: bool = False
+) -> dict[str, Tensor]:
+    """State of each parameter as `<parameter name>/<state name>`; groups carry their parameters' `names`. `sliced` and
+    `copy` as in `model_tensors`."""
     flat: dict[str, Tensor] = {}
     kept = set[int]()
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
                 # bitsandbytes counts its steps in a whole number
-                tensor = torch.tensor(value) if isinstance(value, int) else _given(value, sliced)
+                tensor = torch.tensor(value) if isinstance(value, int) else _given(value, sliced, copy)
                 # its tables of levels are the same tensors for all parameters, which a file cannot hold
-                flat[f"{name}/{key}"] = tensor.clone() if id(value) in kept else tensor
+                flat[f"{name}/{key}"] = tensor.clone() if id(value) in kept and not copy else tensor
                 kept.add(id(value))
     return flat
 

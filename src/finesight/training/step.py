@@ -20,6 +20,7 @@ from finesight.core.errors import FinesightError, TrainingError
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.signals import StopAsked
 from finesight.training.agreement import Agreed, agreed, facts_of
+from finesight.training.memory import measured_in_memory, sizes
 from finesight.training.meters import Meter, clock_of
 from finesight.training.parallel import Engine, Measure, Single
 from finesight.training.precision import Precision
@@ -80,7 +81,7 @@ class Step:
         skips: bool = False,
     ) -> None:
         self.module, self.optimizer, self.scaler = module, optimizer, precision.scaler()
-        self._forward, self._precision, self._clip, self._seed, self._device = (
+        self._forward, self._precision, self._clip, self._seed, self.device = (
             forward,
             precision,
             clip,
@@ -93,6 +94,10 @@ class Step:
         self._measure: Measure | None = None
         self.audit: Callable[[int, Agreed], bool] | None = None
         """Looks at the gradients of a step before they are clipped, until it says that it has seen all."""
+        self.computing: Batch | None = None
+        """The micro-batch that is computed, or was when an error came."""
+        self.updating = False
+        """Whether the weights are being changed, or were when an error came."""
         self.meter = Meter(clock_of(device))
 
     def __call__(
@@ -109,24 +114,31 @@ class Step:
             self._measure = engine.begin(self._loss)
         seed = hash_seed(self._seed, number)
         torch.manual_seed(hash_seed(seed, engine.rank) if engine.rank else seed)
-        total = torch.zeros((), device=self._device)
+        total = torch.zeros((), device=self.device)
         meter = self.meter
         meter.begin()
         slots = engine.slots(window, step)
         for place, (batch, counts) in enumerate(slots, 1):
+            self.computing = batch
             with engine.micro_batch(last=place == len(slots)):
                 meter.forward()
-                loss = self._measure(batch.to(self._device)) / step.supervised
+                loss = self._measure(batch.to(self.device)) / step.supervised
                 if counts:
                     total = total + loss.detach()
                 weight = engine.factor if counts else 0.0
                 meter.enter("backward")
                 self.scaler.scale(loss if weight == 1 else weight * loss).backward()  # type: ignore[no-untyped-call]
+        self.computing = None
         meter.enter("communication" if engine.several else "optimizer")
         mean = engine.total(total)
         meter.enter("optimizer")
         norm, skipped = self._update(lr, mean, number, step)
         return StepResult(mean, norm, meter.seconds(), skipped)
+
+    def forget(self) -> None:
+        """Drop the gradients of a step that was broken off."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.computing = None
 
     def _loss(self, batch: Batch) -> Tensor:
         """Summed loss of a batch on the device."""
@@ -148,7 +160,9 @@ class Step:
             raise no_number(loss, norm, number, step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("share", 1.0)
+        self.updating = True
         self.scaler.step(self.optimizer)
+        self.updating = False
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm, False
@@ -203,10 +217,11 @@ def mean_loss(
     with evaluating(module):
         try:
             for batch in batches:
-                moved = batch.to(device)
-                with precision.autocast():
-                    logits = forward(moved)
-                sums.append((float(loss_sum(logits, moved.targets)), batch.supervised))
+                with measured_in_memory(device, sizes(batch)):
+                    moved = batch.to(device)
+                    with precision.autocast():
+                        logits = forward(moved)
+                    sums.append((float(loss_sum(logits, moved.targets)), batch.supervised))
         except (FinesightError, StopAsked) as error:
             failed = error
     total, supervised = 0.0, 0

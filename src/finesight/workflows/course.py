@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import Protocol, TypeVar
@@ -41,6 +41,17 @@ class Course(Protocol):
     """The windows of a run, one a step, or a process's share of each."""
 
     @property
+    def layout(self) -> Layout:
+        """How samples become micro-batches."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample; None where nobody knows."""
+
+    def laid_out(self, layout: Layout) -> "Course":
+        """The same course in other micro-batches."""
+
+    @property
     def steps_per_epoch(self) -> int | None:
         """Steps of one pass; None where nobody knows before its end."""
 
@@ -73,6 +84,15 @@ class ByNumber:
     layout: Layout
     policy: Policy
     share: Share = WHOLE
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sample."""
+        return int(self.examples.lengths.max())
+
+    def laid_out(self, layout: Layout) -> "ByNumber":
+        """The same course in other micro-batches."""
+        return replace(self, layout=layout)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,6 +167,14 @@ class Streamed:
     layout: Layout
     policy: Policy
     share: Share = WHOLE
+
+    @property
+    def longest(self) -> None:
+        """Nobody knows."""
+
+    def laid_out(self, layout: Layout) -> "Streamed":
+        """The same course in other micro-batches."""
+        return replace(self, layout=layout)
 
     @property
     def steps_per_epoch(self) -> int | None:

@@ -19,6 +19,7 @@ from finesight.planner.flops import Counted, counting
 from finesight.planner.memory import Activations, Memory, is_sliced, static_memory
 from finesight.runtime.device import peak_bytes
 from finesight.training.loop import LoopState
+from finesight.training.memory import computed_in_memory
 from finesight.training.meters import Point
 from finesight.training.step import loss_sum
 from finesight.workflows.course import Course
@@ -44,6 +45,8 @@ def predicted_cost(
     `state_bytes` are those of the optimizer's averages.
 
     Of several `processes` each is taken to compute its part of that in its part of the time.
+
+    Raises OutOfMemory where the window does not fit.
     """
     window = course.first()
     flops, memory = _counted_pass(prepared, forward, window, state_bytes)
@@ -105,16 +108,17 @@ def _pass(
     points: Sequence[Point] = (),
 ) -> None:
     for batch in window:
-        moved = batch.to(prepared.device)
-        with nullcontext() if kept is None else kept.watching(points):
-            with prepared.precision.autocast():
-                logits = forward(moved)
-            loss = loss_sum(logits, moved.targets)
-        if kept is not None:
-            kept.see_logits(logits)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if kept is not None:
-            kept.next_micro_batch()
+        with computed_in_memory(batch, prepared.device, 1):
+            moved = batch.to(prepared.device)
+            with nullcontext() if kept is None else kept.watching(points):
+                with prepared.precision.autocast():
+                    logits = forward(moved)
+                loss = loss_sum(logits, moved.targets)
+            if kept is not None:
+                kept.see_logits(logits)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if kept is not None:
+                kept.next_micro_batch()
     if prepared.device.type == "cuda":
         torch.cuda.synchronize(prepared.device)
     prepared.model.zero_grad(set_to_none=True)

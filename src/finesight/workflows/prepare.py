@@ -117,11 +117,12 @@ def prepare(
     observer: Observer | None = None,
     go_on: Callable[[], object] = bool,
     world: World = ALONE,
+    words: Path | None = None,
 ) -> Prepared:
     """Read and check all data, build ports, then the model from its parts; every fault is told before a step is made.
 
     `go_on` is called at each row and may raise to stop. Of several processes the first checks and encodes all; the
-    others find that in its caches.
+    others find that in its caches. A tokenizer to be learned has the `words` of this file, if it is there.
     """
     _check_load(recipe)
     run = recipe.run
@@ -140,7 +141,7 @@ def prepare(
         rows, head = open_stream(recipe, policy, notices, tick) if recipe.data.streams else (None, None)
         samples = read_splits(recipe.data, run.seed, policy, notices, tick)
     with world.turn():
-        loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick), precision, notices)
+        loaded, adapted = _learner(recipe, Words(samples.get("train"), head, tick, words), precision, notices)
         if recipe.train.packing:
             PackedRows(loaded.model)  # raises where it is known that it cannot
     transform = transform_of(recipe.data.transforms) if not recipe.train.overfit else None
@@ -168,8 +169,7 @@ def prepare(
         head=head,
         adapted=adapted,
     )
-    _say_size(prepared)
-    return prepared
+    return _said(prepared)
 
 
 def order_of(recipe: Recipe, examples: ExampleSet) -> Order:
@@ -293,7 +293,8 @@ def _freeze(model: Any, recipe: Recipe, notices: Notices) -> None:
         notices.add("frozen", line)
 
 
-def _say_size(prepared: Prepared) -> None:
+def _said(prepared: Prepared) -> Prepared:
+    """What was prepared; its sizes are told."""
     for line in size_lines(prepared.model):
         _log.info("%s", line)
     for line in lines(prepared.outline):
@@ -301,3 +302,4 @@ def _say_size(prepared: Prepared) -> None:
     listed = len(prepared.policy.listed)
     if listed:
         _log.info("faults.csv lists %s rows that were left out or cut", f"{listed:,}")
+    return prepared

@@ -24,6 +24,7 @@ from finesight.evaluation.pictures import PictureEffect, SampleLosses, picture_e
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.notices import Notices
 from finesight.runtime.signals import StopAsked
+from finesight.training.memory import measured_in_memory
 from finesight.training.precision import Precision
 from finesight.training.step import Forward, evaluating
 
@@ -83,7 +84,8 @@ class PictureProbe:
             with evaluating(model):
                 for start in starts:
                     tick()
-                    found += self._measured(plan, slice(start, start + size), forward, precision, device)
+                    with measured_in_memory(device, f"the losses of {size} samples with other pictures"):
+                        found += self._measured(plan, slice(start, start + size), forward, precision, device)
         except (FinesightError, StopAsked) as error:
             failed = error
         except (

@@ -2,33 +2,27 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from finesight.config.load import dump, load_recipe
+from finesight.config.load import dump
 from finesight.config.recipe import Recipe
 from finesight.core.errors import RunError
 from finesight.core.formats import check_format
 from finesight.core.rundir import RunDirectory
 from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
-
-_HARMLESS = (
-    *("format", "description", "log.", "report.", "profile", "parallel.", "data.workers", "data.timeout"),
-    *("run.name", "run.dir", "run.threads", "train.time_limit", "train.keep_last"),
-)
-"""Recipe keys that change nothing in what is learned: a resumed run may differ in them."""
-
+from finesight.workflows.changes import Changes, changed_recipe, refuse_recipe
 
 _PROCESS_LOG = re.compile(r"process-\d+\.log")
 """What a process other than the first one says where it fails."""
 
 
 @contextmanager
-def open_run(recipe: Recipe, resume: bool) -> Iterator[RunDirectory]:
-    """The run directory of a recipe, held by a lock.
+def open_run(recipe: Recipe, resume: bool, force: bool = False) -> Iterator[tuple[RunDirectory, Changes]]:
+    """The run directory of a recipe, held by a lock, and what the recipe changes in it. Where a change was forced, the
+    recipe is not written yet: whether the run can go on with it is not known.
 
     Raises RunError where the directory holds something and `resume` was not asked for, where it holds something that is
     no run, where the recipe differs from the one that the run began with, and where another process is at work in it.
@@ -44,13 +38,15 @@ def open_run(recipe: Recipe, resume: bool) -> Iterator[RunDirectory]:
         raise RunError(
             f"the run directory cannot be made: {error.strerror}", str(run.path), "choose another place"
         ) from error
+    changes = Changes()
     with locked(run.lock):
         if not _never_begun(run):
             _check_existing(run, resume)
-            _same_recipe(run, recipe)
-        if not run.results.is_file():  # a finished run stays as it is
+            changes = changed_recipe(run, recipe)
+            refuse_recipe(run, changes, force)
+        if not run.results.is_file() and not changes.named:  # a finished run stays as it is
             write_text(run.recipe, dump(recipe))
-        yield run
+        yield run, changes
 
 
 def check_run(run: RunDirectory) -> None:
@@ -90,29 +86,3 @@ def _check_existing(run: RunDirectory, resume: bool) -> None:
             "choose another by `run.dir=…`",
         )
     check_run(run)
-
-
-def _same_recipe(run: RunDirectory, recipe: Recipe) -> None:
-    before, now = _flat(load_recipe(str(run.recipe)).model_dump()), _flat(recipe.model_dump())
-    changed = [
-        f"{key}: {before.get(key)!r} became {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(_HARMLESS)
-    ]
-    if changed:
-        raise RunError(
-            f"the recipe is not the one that this run began with ({'; '.join(changed)})",
-            str(run.recipe),
-            "resume with the same recipe, or begin another run by `run.name=…`",
-        )
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """A nested mapping as one of dotted keys."""
-    if isinstance(value, Mapping) and value:
-        return {
-            name: leaf
-            for part, item in value.items()
-            for name, leaf in _flat(item, f"{key}.{part}" if key else part).items()
-        }
-    return {key: value}

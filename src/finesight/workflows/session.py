@@ -2,9 +2,8 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
@@ -23,11 +22,13 @@ from finesight.evaluation.score import score
 from finesight.generation.predict import predict
 from finesight.models.forward import SupervisedForward
 from finesight.models.parts import parts_by_name
+from finesight.planner.estimate import Cost
 from finesight.runtime.distributed import ALONE, World
 from finesight.runtime.files import write_json
 from finesight.runtime.signals import StopAsked, StopFlag
 from finesight.training.checkpoint import BESIDE, Checkpoint, Checkpoints, bytes_needed, load_checkpoint
-from finesight.training.loop import Loop, LoopState, Timetable
+from finesight.training.loop import Again, Loop, LoopState, Timetable
+from finesight.training.memory import OutOfMemory, give_back
 from finesight.training.optim import build_optimizer, group_lines, state_bytes
 from finesight.training.parallel import share_averages
 from finesight.training.profiling import check_profile
@@ -43,15 +44,19 @@ from finesight.training.state import (
     room_of,
 )
 from finesight.training.step import Step, mean_loss
+from finesight.training.stopping import Best
 from finesight.workflows.audited import audit_of
-from finesight.workflows.course import steps_of
-from finesight.workflows.engines import engine_of, save_in_slices, unsliced
+from finesight.workflows.changes import Changes
+from finesight.workflows.course import Course, steps_of
+from finesight.workflows.engines import engine_of, unsliced
 from finesight.workflows.explained import Explained
+from finesight.workflows.fitting import Fitting
 from finesight.workflows.pace import Pace
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
 from finesight.workflows.prepare import Prepared, course_of
 from finesight.workflows.probe import PictureProbe
+from finesight.workflows.saving import Saving
 
 _log = logging.getLogger("finesight")
 
@@ -74,8 +79,9 @@ class Session:
         train = recipe.train
         self._forward = SupervisedForward(prepared.model, prepared.ports.image)
         with world.turn():
-            self._course = course_of(recipe, prepared, world)
-            self._steps = steps_of(recipe, self._course)
+            course = course_of(recipe, prepared, world)
+            self._fitting = Fitting(recipe, run, course, prepared.notices, world)
+            self._steps = steps_of(recipe, course)
             check_profile(recipe.profile, self._steps)
             if train.packing:  # before the model is in slices, which have numbers of their own
                 try_packing(prepared, self._forward, self._course)
@@ -102,10 +108,14 @@ class Session:
         self._probe = None if val is None else PictureProbe(val, "val", recipe, prepared.notices, world)
         self._pace = Pace(asked, self._checkpoint_bytes)
         self._explained = Explained(recipe, run, prepared, world)
+        share = self._checkpoint_bytes // (world.size if sliced else 1)
+        self._saving = Saving(
+            *(world, checkpoints, self._tensors, share, train.async_save, prepared.notices, self._pace)
+        )
         self._checked = set(prepared.policy.listed)
 
-    def restore(self) -> LoopState:
-        """The state to go on from: the newest whole checkpoint's, or that of a new run."""
+    def restore(self, changes: Changes | None = None) -> LoopState:
+        """The state to go on from: the newest whole checkpoint's, or that of a new run; `changes` were forced."""
         newest = self._world.once(self._newest)
         if newest is None:
             self._check_space()
@@ -116,8 +126,15 @@ class Session:
         saved = self._load(newest)
         restore_model(self._prepared.model, saved.tensors["model"], newest, self._learned_alone)
         restore_optimizer(self._optimizer, saved.tensors["optimizer"], newest)
-        self._step.scaler.load_state_dict(saved.state["scaler"])
+        if saved.state["scaler"]:  # else the run had none so far
+            self._step.scaler.load_state_dict(saved.state["scaler"])
+        self._fitting.restore(saved.state)
         state = LoopState.restored(saved.step, saved.state["loop"])
+        if changes is not None and changes.remeasured and state.best.value is not None:
+            self._prepared.notices.add(
+                "forced", "the best so far is forgotten: it was measured in another way"
+            )
+            state.best = Best()
         met = {kind: [RowFault(*row) for row in rows] for kind, rows in saved.state["met"].items()}
         self._prepared.policy.recall(**met)
         if self._records is not None:
@@ -137,6 +154,11 @@ class Session:
         sliced = self._world.strategy == "fsdp"
         room = room_of(self._prepared.model, self._optimizer, self._learned_alone) if sliced else None
         return load_checkpoint(Path(place), room)
+
+    @property
+    def _course(self) -> Course:
+        """What is learned from step by step, in micro-batches that fit."""
+        return self._fitting.course
 
     def _newest(self) -> str | None:
         found = self._checkpoints.newest()
@@ -203,14 +225,28 @@ class Session:
             asked=self._asked,
             world=self._world,
             gauges=self._explained.gauges(),
+            durable=self._saving.wait,
+            smaller=self._fitting.smaller,
         )
-        workers = Workers(recipe.data.workers, recipe.data.timeout, self._stop_if_asked, prepared.device)
         audit = audit_of(recipe, self._run, prepared, self._world)
         self._step.audit = None if audit.done else audit
+        with closing(self._saving):
+            while not self._trained(loop, state):
+                pass
+        audit.close()
+
+    def _trained(self, loop: Loop, state: LoopState) -> bool:
+        """Train to the end; False where the next step is to be made in smaller micro-batches."""
+        data, device = self._recipe.data, self._prepared.device
+        workers = Workers(data.workers, data.timeout, self._stop_if_asked, device)
         source = self._course.windows(state.step, self._steps, workers)
         with self._explained.over(source, state.step, self._step.meter) as windows:
-            loop.run(windows, state)
-        audit.close()
+            try:
+                loop.run(self._saving.checked(windows), state)
+            except Again:
+                self._saving.wait()  # no process is forked meanwhile
+                return False
+        return True
 
     def taken(self, state: LoopState) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the finished training took beside its time, and its energy."""
@@ -222,14 +258,7 @@ class Session:
         if world.once(run.plan.is_file) or state.step >= self._steps:
             return
         if world.first or world.strategy == "fsdp":
-            cost = predicted_cost(
-                self._prepared,
-                self._forward,
-                self._course,
-                self._steps,
-                state_bytes(self._prepared.model, self._recipe.train),
-                world.size,
-            )
+            cost = self._predicted()
             if world.first:
                 plan = {
                     "format": FORMATS["plan"],
@@ -237,6 +266,24 @@ class Session:
                     "measured": None,
                 }
                 write_json(run.plan, plan)
+
+    def _predicted(self) -> Cost:
+        """By one pass over the first window, in micro-batches that fit."""
+        while True:
+            try:
+                return predicted_cost(
+                    self._prepared,
+                    self._forward,
+                    self._course,
+                    self._steps,
+                    state_bytes(self._prepared.model, self._recipe.train),
+                    self._world.size,
+                )
+            except OutOfMemory as error:
+                if not self._fitting.smaller(error):
+                    raise
+            self._step.forget()
+            give_back(self._prepared.device)
 
     def _measure(self) -> dict[str, float]:
         """Validation loss, and the metrics over the first `evaluation.max_samples` answers."""
@@ -284,31 +331,20 @@ class Session:
             raise StopAsked
 
     def _save(self, state: Mapping[str, Any], step: int, best: bool) -> None:
-        """Write a checkpoint, and take note of how long that takes."""
-        began = time.perf_counter()
-        self._write(state, step, best)
-        self._pace.on_save(time.perf_counter() - began)
+        """Write a checkpoint of the run as it is now."""
 
-    def _write(self, state: Mapping[str, Any], step: int, best: bool) -> None:
-        """Write a checkpoint, which process 0 does for all unless each has its slices; where another process was lost,
-        it still can."""
-        lost = self._world.control is not None and self._world.control.alone
-        if lost and (self._world.strategy == "fsdp" or not self._world.first):
-            return
-        met = self._met() if lost else self._met_by_all()
-        scaler = self._step.scaler.state_dict()
-        facts = {"loop": dict(state), "scaler": scaler, "met": met}
-        if self._world.strategy == "fsdp":
-            save_in_slices(self._world, self._checkpoints, Checkpoint(step, self._tensors(), facts), best)
-        elif lost:
-            self._checkpoints.save(Checkpoint(step, self._tensors(), facts), best)
-        else:
-            self._world.once(lambda: self._checkpoints.save(Checkpoint(step, self._tensors(), facts), best))
+        def facts() -> dict[str, Any]:
+            alone = self._world.control is not None and self._world.control.alone
+            met = self._met() if alone else self._met_by_all()
+            scaler = dict(self._step.scaler.state_dict())
+            return {"loop": dict(state), "scaler": scaler, "met": met, **self._fitting.state()}
 
-    def _tensors(self) -> dict[str, dict[str, Any]]:
+        self._saving.save(step, facts, best)
+
+    def _tensors(self, copy: bool) -> dict[str, dict[str, Any]]:
         sliced = self._world.strategy == "fsdp"
-        model = model_tensors(self._prepared.model, self._learned_alone, sliced)
-        return {"model": model, "optimizer": optimizer_tensors(self._optimizer, sliced)}
+        model = model_tensors(self._prepared.model, self._learned_alone, sliced, copy)
+        return {"model": model, "optimizer": optimizer_tensors(self._optimizer, sliced, copy)}
 
     def _met(self) -> dict[str, list[Any]]:
         """Rows that were met in use and left out, or cut."""

@@ -1,7 +1,9 @@
 """The model that a run begins with: new, composed, or one that was trained before."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from finesight.config.model import Model
 from finesight.config.recipe import Recipe
@@ -23,15 +25,24 @@ from finesight.workflows.tokenizer import learned_tokenizer
 class Words:
     """The texts that a tokenizer may learn from: training samples, or the first of a stream.
 
-    `tick` is called with the number of samples that are read, and may raise to stop.
+    `tick` is called with the number of samples that are read, and may raise to stop. `kept` is the file of a tokenizer
+    that was learned before, from other texts: a run that goes on keeps its words.
     """
 
     train: SampleSet | None
     head: Head | None
     tick: Callable[[int], object]
+    kept: Path | None = None
 
     def tokenizer(self, vocabulary: int) -> str:
         """The tokenizer that they give, as JSON."""
+        learned = self._learned(vocabulary)
+        if self.kept is None or not self.kept.is_file():
+            return learned
+        model = json.loads(self.kept.read_text(encoding="utf-8"))["model"]
+        return json.dumps(json.loads(learned) | {"model": model}, ensure_ascii=False)
+
+    def _learned(self, vocabulary: int) -> str:
         if self.train is not None:
             return learned_tokenizer(vocabulary, self.train, self.tick)
         assert self.head is not None

@@ -4,14 +4,15 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finesight.config.duration import seconds_of
-from finesight.config.load import stage_recipes
+from finesight.config.load import dump, stage_recipes
 from finesight.config.recipe import Recipe
 from finesight.core.errors import Interrupted, RunError
 from finesight.core.events import Observer
@@ -30,7 +31,9 @@ from finesight.runtime.signals import StopFlag, stop_on_signals
 from finesight.training.checkpoint import Checkpoints
 from finesight.training.loop import LoopState
 from finesight.training.trackers import check_trackers, tracking
+from finesight.workflows.changes import Changes, began_with, check_sameness
 from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
+from finesight.workflows.places import SKELETON
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
 from finesight.workflows.probe import PictureProbe, say_effect
@@ -43,27 +46,40 @@ _log = logging.getLogger("finesight")
 
 
 def train(
-    recipe: Recipe, *, resume: bool = False, dry_run: bool = False, observer: Observer | None = None
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """Run a recipe to its end and return a summary; see `finesight train --help`.
+    """Run a recipe to its end and return a summary; see `finesight train --help`. With `force`, a run is resumed over
+    changes of its recipe, data or base, which are named and recorded.
 
     Raises FinesightError for what the person can mend, and Interrupted (exit status 75) where the run was asked to
     stop: everything is then saved, and the same call with `resume` goes on. Of several processes each calls this; the
     first one writes the run, and it alone gives back the summary.
     """
     began = time.monotonic()
+    if force and not resume:
+        raise RunError("`--force` says over what a run is continued", "--force", "give --resume, too")
     with joined(recipe.parallel.strategy, recipe.parallel.timeout, recipe.run.device) as world:
         if world.control is None or world.first:
-            return _stages(recipe, resume, dry_run, observer, world, began)
+            return _stages(recipe, (resume, force), dry_run, observer, world, began)
         control = world.control
         with errors_to(Path(recipe.directory) / f"process-{world.rank}.log", lambda: control.ending):
-            return _stages(recipe, resume, dry_run, None, world, began)
+            return _stages(recipe, (resume, force), dry_run, None, world, began)
 
 
 def _stages(
-    recipe: Recipe, resume: bool, dry_run: bool, observer: Observer | None, world: World, began: float
+    recipe: Recipe,
+    how: tuple[bool, bool],
+    dry_run: bool,
+    observer: Observer | None,
+    world: World,
+    began: float,
 ) -> dict[str, Any]:
-    stages = stage_recipes(recipe)
+    stages, (resume, force) = stage_recipes(recipe), how
     for own in stages:
         check_trackers(own.log)
     if dry_run:
@@ -78,15 +94,18 @@ def _stages(
         _log.info("stage %d of %d: %s, in %s", number, len(stages), stage.name, own.directory)
         if own is not stages[-1]:
             begun = resume and (Path(own.directory) / "recipe.yaml").is_file()
-            _run(own, begun, observer, world, began)
-    return _run(stages[-1], resume, observer, world, began)
+            if begun and force and (Path(own.directory) / "results.json").is_file():
+                _log.info("this stage is finished, and stays as it is")
+                continue
+            _run(own, (begun, begun and force), observer, world, began)
+    return _run(stages[-1], how, observer, world, began)
 
 
 def _run(
-    recipe: Recipe, resume: bool, observer: Observer | None, world: World, began: float
+    recipe: Recipe, how: tuple[bool, bool], observer: Observer | None, world: World, began: float
 ) -> dict[str, Any]:
-    """One run to its end, or to that of its time, which `began` with the command."""
-    with _opened(recipe, resume, world) as run, stop_on_signals() as asked:
+    """One run to its end, or to that of its time, which `began` with the command; begun, resumed or forced on."""
+    with _opened(recipe, how, world) as (run, changes), stop_on_signals() as asked:
         if recipe.train.time_limit is not None:
             asked.until(began + seconds_of(recipe.train.time_limit))
         if world.once(run.results.is_file):
@@ -95,7 +114,7 @@ def _run(
             if world.control is not None:
                 world.control.hurried = asked
             with logging_to(run.log) if world.first else nullcontext():
-                _train(recipe, run, asked, observer, world)
+                _train(recipe, run, changes, how[1], asked, observer, world)
         if not world.first:
             return {}
         report = build_report(run.path)
@@ -103,25 +122,36 @@ def _run(
 
 
 @contextmanager
-def _opened(recipe: Recipe, resume: bool, world: World) -> Iterator[RunDirectory]:
+def _opened(recipe: Recipe, how: tuple[bool, bool], world: World) -> Iterator[tuple[RunDirectory, Changes]]:
     """The run directory, which the first process holds for all of them."""
     with ExitStack() as held:
-        world.once(lambda: str(held.enter_context(open_run(recipe, resume)).path))
-        yield RunDirectory(Path(recipe.directory))
+        found = world.once(lambda: asdict(held.enter_context(open_run(recipe, *how))[1]))
+        yield RunDirectory(Path(recipe.directory)), Changes(**found)
 
 
 def _train(
-    recipe: Recipe, run: RunDirectory, asked: StopFlag, observer: Observer | None, world: World
+    recipe: Recipe,
+    run: RunDirectory,
+    changes: Changes,
+    force: bool,
+    asked: StopFlag,
+    observer: Observer | None,
+    world: World,
 ) -> None:
     notices = Notices()
     go_on = partial(_stop_if, asked, "while the data were checked")
-    prepared = prepare(recipe, notices, observer, go_on, world)
+    words = run.checkpoints / SKELETON / "tokenizer.json" if force else None
+    prepared = prepare(recipe, notices, observer, go_on, world, words)
     known = len(prepared.policy.listed)
     checkpoints = Checkpoints(run.checkpoints, notices, recipe.train.keep_last)
-    world.once(lambda: _begin(recipe, run, prepared, checkpoints))
-
+    begun = world.once(run.environment.is_file)
+    changes = Changes(
+        **world.once(lambda: asdict(_checked(recipe, run, prepared, changes, force, checkpoints)))
+    )
     session = Session(recipe, run, prepared, checkpoints, asked, observer, world)
-    state = session.restore()
+    state = session.restore(changes)
+    if begun:
+        world.once(lambda: _go_on(recipe, run, prepared, changes))
     looking_on = tracking(recipe.log, recipe.run.name, run, shown(recipe.model_dump(mode="json")), notices)
     with looking_on if world.first else nullcontext() as trackers:
         try:
@@ -146,12 +176,37 @@ def _train(
     _finish(recipe, run, prepared, state, measured, taken, effect)
 
 
-def _begin(recipe: Recipe, run: RunDirectory, prepared: Prepared, checkpoints: Checkpoints) -> None:
-    """Refuse to continue what changed; write what the run begins with."""
-    _same_data(run, prepared)
-    _same_base(run, prepared)
-    _record_environment(run, recipe, prepared)
+def _checked(
+    recipe: Recipe,
+    run: RunDirectory,
+    prepared: Prepared,
+    changes: Changes,
+    force: bool,
+    checkpoints: Checkpoints,
+) -> Changes:
+    """Refuse to continue what changed, unless that is forced; write what a new run begins with. Gives all changes."""
+    check_sameness(run, prepared.facts(), prepared.fingerprints, changes, force)
+    for kind, some in (("forced", changes.named), ("changed", changes.told)):
+        for words in some:
+            prepared.notices.add(kind, words)
     checkpoints.clean()
+    if not run.environment.is_file():
+        facts = {**environment(), **prepared.facts(), "seed": recipe.run.seed, "resumed": []}
+        write_json(run.environment, {"format": FORMATS["run"], **facts})
+        save_start(run, prepared)
+    return changes
+
+
+def _go_on(recipe: Recipe, run: RunDirectory, prepared: Prepared, changes: Changes) -> None:
+    """Write what a run is continued with, once it is known that it can be."""
+    began, facts = began_with(run), prepared.facts()
+    assert began is not None  # it is being continued
+    now: dict[str, Any] = {**environment(), "compute": facts["compute"]}
+    if changes.named:
+        now |= {"forced": changes.named}
+        now |= {key: facts[key] for key in ("data", "base") if key in facts}
+        write_text(run.recipe, dump(recipe))
+    write_json(run.environment, {**began, "resumed": [*began["resumed"], now]})
     save_start(run, prepared)
 
 
@@ -163,70 +218,11 @@ def _stop_if(asked: StopFlag, when: str) -> None:
         )
 
 
-def _record_environment(run: RunDirectory, recipe: Recipe, prepared: Prepared) -> None:
-    """Write what the run began with; what it is continued with is added under `resumed`."""
-    began = _began_with(run)
-    if began is None:
-        record = {
-            "format": FORMATS["run"],
-            **environment(),
-            **prepared.facts(),
-            "seed": recipe.run.seed,
-            "resumed": [],
-        }
-    else:
-        now = {**environment(), "compute": prepared.facts()["compute"]}
-        record = {**began, "resumed": [*began["resumed"], now]}
-    write_json(run.environment, record)
-
-
-def _began_with(run: RunDirectory) -> dict[str, Any] | None:
-    return json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else None
-
-
 def _list_faults(run: RunDirectory, prepared: Prepared, world: World) -> None:
     if not world.first:
         return
     rows = [(fault.file, fault.row, fault.column, fault.reason) for fault in prepared.policy.listed]
     write_table(run.faults, ("file", "row", "column", "reason"), rows)
-
-
-def _same_data(run: RunDirectory, prepared: Prepared) -> None:
-    """Refuse to continue a run over other data than it began with."""
-    began, now = _began_with(run), prepared.fingerprints
-    if began is None:
-        return
-    before, facts = began["data"], prepared.facts()["data"]
-    names = sorted(before.keys() | now.keys())
-    changed = [name for name in names if before.get(name, {}).get("fingerprint") != now.get(name)]
-    if changed:
-        counts = "; ".join(
-            f"{name}: {_samples(before.get(name))} then, {_samples(facts.get(name))} now" for name in changed
-        )
-        raise RunError(
-            f"the data changed since this run began ({counts})",
-            ", ".join(f"data.{name}" for name in changed),
-            "put the data back as they were, or begin another run by `run.name=…`",
-        )
-
-
-def _same_base(run: RunDirectory, prepared: Prepared) -> None:
-    """Refuse to continue an adapter on another base model than it began with."""
-    began = _began_with(run)
-    if began is None or prepared.adapted is None:
-        return
-    before, now = began.get("base") or {}, prepared.adapted.base.facts()
-    if before.get("fingerprint") != now["fingerprint"]:
-        raise RunError(
-            f"the base model changed since this run began: {now['place']}",
-            "model.pretrained",
-            "put the base back as it was, or begin another run by `run.name=…`",
-        )
-
-
-def _samples(facts: Mapping[str, Any] | None) -> str:
-    found = (facts or {}).get("samples", 0)
-    return "a stream" if found is None else f"{found} samples"
 
 
 def _measure(

@@ -4,7 +4,7 @@ A size is what one sample has: tokens, and tokens that an encoder reads (0 where
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -155,6 +155,19 @@ class Layout:
             for group in groups
             for start in range(0, len(group), self.samples)
         ]
+
+    def smaller(self, samples: int, positions: int, longest: int | None) -> "Layout | None":
+        """The layout that cuts a micro-batch of so many samples and positions in two; None for one sample.
+
+        Tokens are halved where they are bounded, but not below the `longest` sample; else samples are.
+        """
+        if samples <= 1:
+            return None
+        if self.tokens is not None and longest is not None:
+            tokens = max(longest, min(self.tokens, positions) // 2)
+            if tokens < min(self.tokens, positions):
+                return replace(self, tokens=tokens)
+        return replace(self, samples=samples // 2)
 
     def positions(self, sizes: np.ndarray, ranks: int = 1) -> int:
         """Positions that `ranks` compute together for a step of samples of these sizes (N, 2)."""
