@@ -190,6 +190,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 CLOCKED = (
     "seconds",
+    "sampling_seconds",
     "samples_per_second",
     "tokens_per_second",
     "supervised_tokens_per_second",

@@ -24,8 +24,10 @@ from finesight.data.loading.collate import collate, collate_packed
 from finesight.generation.predict import answer_all
 from finesight.models.families import why_not_packed
 from finesight.models.forward import SupervisedForward, float_pictures
+from finesight.models.headless import headless
 from finesight.models.kinds import auto_class
 from finesight.models.load import LoadedModel, load_model
+from finesight.training.chunks import Chunked
 from finesight.training.precision import Precision
 from finesight.training.step import loss_sum
 from finesight.workflows.packed import ensure_packs
@@ -176,11 +178,16 @@ def full_logits(made: Body, batch: Batch) -> torch.Tensor:
 
 
 def loss_is_the_models_own(made: Body) -> None:
-    """The loss at supervised rows is that of all logits, and that which the model computes from labels."""
+    """The loss at supervised rows, at once and in chunks, is that of all logits, and that which the model computes from
+    labels."""
     model, ports = made.loaded.model.eval(), made.loaded.ports
     batch = batch_of(made, samples(made))
     with torch.no_grad():
-        ours = float(loss_sum(SupervisedForward(model, ports.image)(batch), batch.targets)) / batch.supervised
+        forward = SupervisedForward(model, ports.image)
+        ours = float(loss_sum(forward(batch), batch.targets)) / batch.supervised
+        parts = headless(model, forward, batch)
+        assert parts is not None, "what follows its output embeddings is known"
+        chunks = float(Chunked(forward, parts, 3).loss(batch)) / batch.supervised
         rows = full_logits(made, batch)[batch.targets != IGNORE]
         full = float(loss_sum(rows, batch.targets)) / batch.supervised
         labels = batch.targets
@@ -188,6 +195,7 @@ def loss_is_the_models_own(made: Body) -> None:
             labels = torch.cat([torch.full_like(labels[:, :1], IGNORE), labels[:, :-1]], 1)
         theirs = _own_loss(made, batch, labels)
     assert abs(ours - full) <= 1e-6 * max(1, full)
+    assert abs(chunks - full) <= 1e-6 * max(1, full)
     assert abs(ours - theirs) <= 2e-6 * max(1, theirs), (ours, theirs)
 
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from toys import TwoLayers, supervised_logits, windows
 
 from finesight.config.train import Train
+from finesight.core.errors import ModelError
 from finesight.runtime.notices import Notices
 from finesight.training.optim import build_optimizer
 from finesight.training.precision import Precision, choose_precision
@@ -44,6 +46,25 @@ def test_bf16_computes_in_bf16_and_keeps_weights_gradients_and_state_in_fp32() -
     assert losses[-1] < losses[0] / 2
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {value.dtype for state in optimizer.state.values() for value in state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_learn_in_half_precision_are_refused(dtype: torch.dtype) -> None:
+    """T25: at 1 they would stay as they are; frozen ones may be in any numbers."""
+    model = TwoLayers().to(dtype)
+    with pytest.raises(ModelError, match="6 tensors that learn are held in half precision") as caught:
+        build_optimizer(model, Train(max_steps=1))
+    assert "embed.weight" in str(caught.value) and "hold weights in fp32" in str(caught.value)
+    for name, value in model.named_parameters():
+        value.requires_grad_(name == "head.weight")
+    model.head.float()
+    assert len(build_optimizer(model, Train(max_steps=1)).param_groups) == 1
+
+
+@pytest.mark.parametrize("said", ["bfloat16", "bf16-true", "pure_bf16"])
+def test_no_recipe_asks_for_weights_in_half_precision(said: str) -> None:
+    with pytest.raises(ValidationError, match="'auto', 'fp32', 'bf16' or 'fp16'"):
+        Train(max_steps=1, precision=said)
 
 
 def test_small_steps_are_not_lost_in_bf16() -> None:

@@ -112,6 +112,30 @@ class Recipe(Section):
             )
         return train
 
+    @field_validator("train")
+    @classmethod
+    def _compiles_whole_numbers(cls, train: Train, info: ValidationInfo) -> Train:
+        adapter = info.data.get("adapter")
+        if train.compile and adapter is not None and adapter.quantize is not None:
+            raise Inconsistent(
+                f"`train.compile` and `adapter.quantize: {adapter.quantize}` do not go together: the kernels of "
+                "bitsandbytes stay outside of compiled graphs, and nothing would be gained",
+                "take one of the two out",
+            )
+        return train
+
+    @field_validator("parallel")
+    @classmethod
+    def _slices_are_not_compiled(cls, parallel: Parallel, info: ValidationInfo) -> Parallel:
+        train = info.data.get("train")
+        if parallel.strategy == "fsdp" and train is not None and train.compile:
+            raise Inconsistent(
+                "`train.compile` is not for fsdp: its layers gather their weights by hooks inside of what would be "
+                "compiled",
+                "use `strategy: ddp`, or take `train.compile` out",
+            )
+        return parallel
+
     @field_validator("parallel")
     @classmethod
     def _slices_have_adamw(cls, parallel: Parallel, info: ValidationInfo) -> Parallel:

@@ -18,6 +18,7 @@ from pydantic import (
 
 from finesight.config.base import Inconsistent, Section, Switch, as_switch, by_shape
 from finesight.config.duration import seconds_of
+from finesight.config.sampling import ScheduledSampling, StepsOrShare
 
 MetricName = Literal["exact_match", "exact_match_strict", "token_f1", "bleu", "cider", "rouge_l"]
 """Keys of the metrics table in `evaluation/metrics`; a test holds the two equal."""
@@ -48,12 +49,6 @@ SCORES: Mapping[MetricName, tuple[BestBy, ...]] = MappingProxyType(
     }
 )
 """Names of the scores that each metric gives."""
-
-
-_StepsOrShare = Annotated[
-    Annotated[NonNegativeInt, Tag("a whole number")] | Annotated[float, Field(ge=0, lt=1), Tag("a number")],
-    by_shape,
-]
 
 
 class Stop(Section):
@@ -120,9 +115,9 @@ class Train(Section):
     left, as one over the root of the steps, or stay and fall in a line at the end (`wsd`: warm-up, stable, decay)."""
     power: PositiveFloat | None = None
     """With `schedule: polynomial`: 1 is a line, 2 where absent."""
-    decay: _StepsOrShare | None = None
+    decay: StepsOrShare | None = None
     """With `schedule: wsd`: the last steps, in which the rate falls; below 1, a share of all. 0.2 where absent."""
-    warmup: _StepsOrShare = 0.03
+    warmup: StepsOrShare = 0.03
     """Steps over which the learning rate rises from 0; below 1, a share of all steps."""
     min_lr: NonNegativeFloat = 0.0
     """Learning rate at the end, as a share of `lr`."""
@@ -139,12 +134,23 @@ class Train(Section):
     """Parameters with a rate or a decay of their own; of several that match the first counts."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target that is spread over all tokens while learning; validation losses are without it."""
+    scheduled_sampling: ScheduledSampling | None = None
+    """Feed a share of the answers' inputs from the model's own predictions while learning; targets stay as they are.
+    Each such step costs a second forward pass. None where absent."""
+    loss_chunk: Annotated[
+        Annotated[Literal["auto", "none"], Tag("text")] | Annotated[PositiveInt, Tag("a whole number")],
+        by_shape,
+    ] = "auto"
+    """Supervised positions whose logits are there at once; `auto` bounds their bytes, `none` keeps all those of a
+    micro-batch. Changes memory, not what is learned."""
     clip: NonNegativeFloat = 1.0
     """Largest norm of all gradients together; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numbers of the forward pass (weights stay fp32); `auto` is bf16 on GPUs that compute it, else fp32."""
     gradient_checkpointing: Switch = False
     """Keep no activations inside the layers and compute them again when they are needed: less memory, more time."""
+    compile: Switch = False
+    """Compile the layers of the model by `torch.compile`; the first steps then take seconds to minutes longer."""
     on_nan: Literal["stop", "skip"] = "stop"
     """What happens where the loss or a gradient is no finite number. The weights stay as they were in any case; `skip`
     goes on with the next step, and the step is written down as it was."""
@@ -186,6 +192,26 @@ class Train(Section):
             raise Inconsistent(
                 f"exactly one of `batch_size` and `batch_tokens` says how much a step sees; {given} is there",
                 "give one; `train.batch_size=null` on the command line takes one out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_unpacked(self) -> "Train":
+        if self.scheduled_sampling is not None and self.packing:
+            raise Inconsistent(
+                "`scheduled_sampling` and `packing` do not go together: a predicted token would belong to another "
+                "place of the row than that of its sample",
+                "take one of the two out; `batch_tokens` without `packing` puts samples of like length together",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compiles(self) -> "Train":
+        if self.compile and self.packing and self.gradient_checkpointing:
+            raise Inconsistent(
+                "`compile`, `packing` and `gradient_checkpointing` do not go together: a compiled layer that is "
+                "computed again does not know the boundaries of its row",
+                "take one of the three out",
             )
         return self
 

@@ -6,7 +6,7 @@ N supervised positions of a batch, in row-major order; V tokens in the vocabular
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -49,16 +49,36 @@ class SupervisedForward:
         """How the model computes packed rows; raises ModelError where it cannot be given any."""
         return PackedRows(self._model)
 
+    @property
+    def hooked(self) -> Any:
+        """The layer that gets hooks of its own at each call; None where there is none."""
+        # a checkpointed layer runs again in the backward pass, when the hooks are gone
+        return self._last if self._last is not None and not self._last.gradient_checkpointing else None
+
     def __call__(self, batch: Batch) -> Tensor:
         """Logits (N, V) of a batch on the model's device."""
+        return self._logits(batch, nullcontext())
+
+    def rows(self, batch: Batch) -> Tensor:
+        """What the output embeddings get of the supervised positions, (N, H); they are given the first row alone."""
+        taken: list[Tensor] = []
+        self._logits(batch, _first_row(self.head, taken))
+        return taken[0]
+
+    def of_one_row(self, batch: Batch) -> Tensor:
+        """Logits (1, V) of the first supervised position, as the model makes them."""
+        return self._logits(batch, _first_row(self.head, []))
+
+    def _logits(self, batch: Batch, more: AbstractContextManager[None]) -> Tensor:
+        """Logits of the rows that reach the head; `more` is entered after the hooks that select them."""
         inputs = float_pictures(batch.inputs, self._image)
         keep = batch.targets != IGNORE
-        # a checkpointed layer runs again in the backward pass, when the hooks are gone
-        last = self._last if self._last is not None and not self._last.gradient_checkpointing else None
+        last = self.hooked
         rows = _rows_of_head(self.head, keep) if last is None else _rows_of_layer(last, keep)
         if batch.segments:
             inputs = self.packed_rows.inputs(inputs, batch.segments)
-        with rows, self.packed_rows.open(batch.segments) if batch.segments else nullcontext():
+        packed = self.packed_rows.open(batch.segments) if batch.segments else nullcontext()
+        with rows, packed, more:
             logits: Tensor = self._model(**inputs, **self._settings).logits  # (N, V) or (1, N, V)
         return logits.flatten(0, -2)
 
@@ -125,6 +145,21 @@ def _rows_of_layer(layer: Any, keep: Tensor) -> Iterator[None]:
 def _at(rows: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """The rows (N, H) of (B, T, H) at N places, which may be on another device, as the inputs of a spread model are."""
     return rows[tuple(place.to(rows.device) for place in places)]
+
+
+@contextmanager
+def _first_row(head: nn.Module, taken: list[Tensor]) -> Iterator[None]:
+    """While open, `head` gets the first row alone of its input; all of them (N, H) go to `taken`."""
+
+    def take(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rows = arguments[0].flatten(0, -2)
+        taken.append(rows)
+        first = rows[:1].detach()
+        return (first[None] if arguments[0].ndim == 3 else first, *arguments[1:])
+
+    # a generator's body runs when it is entered, so this hook comes after those that select rows
+    with _removed(head.register_forward_pre_hook(take)):
+        yield
 
 
 @contextmanager

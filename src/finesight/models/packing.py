@@ -145,6 +145,11 @@ class PackedRows:
         AttentionInterface.register(NAME, attend)
         AttentionMaskInterface.register(NAME, masks_of)
 
+    @staticmethod
+    def keep_out_of_graphs() -> None:
+        """Let `torch.compile` leave this attention as it is: a graph of it would be one of this row's boundaries."""
+        AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
+
     def open(self, segments: tuple[int, ...]) -> AbstractContextManager[None]:
         """A context in which the model computes a row of these segments."""
         return _Open(_Row((0, *accumulate(segments)), self._config, self.routes))

@@ -11,16 +11,17 @@ from finesight.models.parts import parts_by_name
 _TOWERS = ("vision_tower", "audio_tower")
 
 
-def checkpoint_activations(model: Any) -> None:
+def checkpoint_activations(model: Any, packed: bool = True) -> None:
     """Keep only the inputs of each layer of a `transformers` model while it trains; raises ModelError where it cannot.
 
     Without re-entrant autograd: gradients then reach an adapter though the layer's input needs none. So embeddings need
     not pretend to learn, which `transformers` lets them do, and which breaks models that add to them in place (GIT).
-    A packed row's boundaries are there again when its layers are. A tower that learns nothing keeps nothing anyway: its
-    layers are left alone.
+    Of rows that are `packed` the boundaries are there again when their layers are. A tower that learns nothing keeps
+    nothing anyway: its layers are left alone.
     """
     try:
-        model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": recomputed})
+        boundaries = {"context_fn": recomputed} if packed else {}  # which `torch.compile` knows no way with
+        model.activation_checkpointing_enable({"use_reentrant": False, **boundaries})
         model.disable_input_require_grads()
     except ValueError as error:
         raise ModelError(

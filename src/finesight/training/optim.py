@@ -96,8 +96,10 @@ def build_optimizer(module: nn.Module, train: Train, part_of: PartOf = str) -> t
 
     AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101), fused into one pass over the memory; the same
     with averages in 8 bits (Dettmers et al. 2022, https://arxiv.org/abs/2110.02861); Adafactor (Shazeer & Stern 2018,
-    https://arxiv.org/abs/1804.04235) with the rate that the schedule says, as torch has it.
+    https://arxiv.org/abs/1804.04235) with the rate that the schedule says, as torch has it. Raises ModelError where a
+    value that learns is held in half precision.
     """
+    _ensure_full_precision(module)
     groups = parameter_groups(module, train, part_of)
     if train.optimizer == "adafactor":
         return torch.optim.Adafactor(groups, lr=train.lr)
@@ -105,6 +107,23 @@ def build_optimizer(module: nn.Module, train: Train, part_of: PartOf = str) -> t
         return _in_8_bits(groups, train)
     fused = all(p.device.type in ("cpu", "cuda", "mps") for group in groups for p in _parameters(group))
     return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, eps=train.eps, fused=fused)
+
+
+def _ensure_full_precision(module: nn.Module) -> None:
+    """In bf16 a weight of 1 stays as it is at any step below 2⁻⁹: it would never learn, and nobody would see."""
+    short = [
+        name
+        for name, value in module.named_parameters()
+        if value.requires_grad and value.dtype not in (torch.float32, torch.float64)
+    ]
+    if short:
+        more = ", …" if len(short) > 5 else ""
+        raise ModelError(
+            f"{len(short)} tensors that learn are held in half precision, where small steps are rounded away: "
+            f"{', '.join(short[:5])}{more}",
+            "train.precision",
+            "hold weights in fp32 (`model.float()`); `train.precision: bf16` computes in bf16 and keeps them so",
+        )
 
 
 def _in_8_bits(groups: list[dict[str, object]], train: Train) -> torch.optim.Optimizer:

@@ -109,6 +109,7 @@ def metrics_row(report: StepReport) -> dict[str, Any]:
         "supervised_tokens_per_second": report.per_second(report.supervised_tokens),
         **({} if report.mfu is None else {"mfu": report.mfu}),
         **({} if report.joules is None else {"joules": report.joules}),
+        **({"sampling_seconds": report.seconds["sampling"]} if "sampling" in report.seconds else {}),
         **({"skipped": True} if report.skipped else {}),
         **({"broken_off": report.broken_off} if report.broken_off else {}),
     }

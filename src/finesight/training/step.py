@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,19 @@ from finesight.training.precision import Precision
 Forward = Callable[[Batch], Tensor]
 """Gives logits (N, V) of a batch's N supervised positions, in row-major order."""
 
+Loss = Callable[[Batch, float], Tensor]
+"""Gives the summed cross-entropies of a batch, with a label smoothing, in place of all logits (`chunks`)."""
+
+
+class Feed(Protocol):
+    """Gives what a batch is learned from in the step of a number, in place of the batch (`sampling`)."""
+
+    def due(self, number: int) -> bool:
+        """Whether this step replaces anything."""
+
+    def __call__(self, batch: Batch, number: int) -> Batch:
+        """The batch that is learned from."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -44,9 +58,8 @@ class StepResult:
     @property
     def total(self) -> float:
         """Seconds of the whole step."""
-        return sum(
-            self.seconds.get(name, 0.0) for name in ("forward", "backward", "communication", "optimizer")
-        )
+        names = ("sampling", "forward", "backward", "communication", "optimizer")
+        return sum(self.seconds.get(name, 0.0) for name in names)
 
 
 def loss_sum(logits_NV: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -55,8 +68,12 @@ def loss_sum(logits_NV: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tens
     With `smoothing` s a target is 1 − s of itself and s of all V tokens alike (Szegedy et al. 2016,
     https://arxiv.org/abs/1512.00567, section 7).
     """
+    return entropy_sum(logits_NV, targets[targets != IGNORE], smoothing)
+
+
+def entropy_sum(logits_NV: Tensor, wanted: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The same of targets (N,) that are all supervised."""
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    wanted = targets[targets != IGNORE]
     return cross_entropy(logits_NV, wanted, reduction="sum", label_smoothing=smoothing)
 
 
@@ -64,7 +81,8 @@ class Step:
     """One update of the parameters in `optimizer` from one window.
 
     `seed` makes the step's random draws (dropout) a function of (seed, step number, process), so that a resumed run
-    needs no saved generator state. `engine` does what concerns the other processes; `meter` takes the time.
+    needs no saved generator state. `engine` does what concerns the other processes; `meter` takes the time. `loss`,
+    where it is there, measures a batch in place of `forward`, and `feed` gives the batch that is learned from.
     """
 
     def __init__(
@@ -79,6 +97,8 @@ class Step:
         engine: Engine | None = None,
         smoothing: float = 0.0,
         skips: bool = False,
+        loss: Loss | None = None,
+        feed: Feed | None = None,
     ) -> None:
         self.module, self.optimizer, self.scaler = module, optimizer, precision.scaler()
         self._forward, self._precision, self._clip, self._seed, self.device = (
@@ -91,6 +111,7 @@ class Step:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._engine: Engine = engine or Single()
         self._smoothing, self._skips = smoothing, skips
+        self._summed, self._feed = loss, feed
         self._measure: Measure | None = None
         self.audit: Callable[[int, Agreed], bool] | None = None
         """Looks at the gradients of a step before they are clipped, until it says that it has seen all."""
@@ -121,8 +142,9 @@ class Step:
         for place, (batch, counts) in enumerate(slots, 1):
             self.computing = batch
             with engine.micro_batch(last=place == len(slots)):
+                fed = self._fed(batch, number)
                 meter.forward()
-                loss = self._measure(batch.to(self.device)) / step.supervised
+                loss = self._measure(fed.to(self.device)) / step.supervised
                 if counts:
                     total = total + loss.detach()
                 weight = engine.factor if counts else 0.0
@@ -140,9 +162,18 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         self.computing = None
 
+    def _fed(self, batch: Batch, number: int) -> Batch:
+        """What is learned from in place of a batch; the time that it takes to make is that of `sampling`."""
+        if self._feed is None or not self._feed.due(number):
+            return batch
+        self.meter.enter("sampling")
+        return self._feed(batch.to(self.device), number)
+
     def _loss(self, batch: Batch) -> Tensor:
         """Summed loss of a batch on the device."""
         with self._precision.autocast():
+            if self._summed is not None:
+                return self._summed(batch, self._smoothing)
             logits = self._forward(batch)
         return loss_sum(logits, batch.targets, self._smoothing)
 
@@ -206,8 +237,9 @@ def mean_loss(
     precision: Precision,
     device: torch.device,
     world: World = ALONE,
+    loss: Loss | None = None,
 ) -> float:
-    """Mean cross-entropy per supervised token over all batches, in nats.
+    """Mean cross-entropy per supervised token over all batches, in nats; by `loss`, where it is there.
 
     Of several processes each has every so-manyth of the batches; all of them get the mean over all, equal to the bit to
     that of one process.
@@ -220,12 +252,12 @@ def mean_loss(
                 with measured_in_memory(device, sizes(batch)):
                     moved = batch.to(device)
                     with precision.autocast():
-                        logits = forward(moved)
-                    sums.append((float(loss_sum(logits, moved.targets)), batch.supervised))
+                        summed = loss(moved, 0.0) if loss else loss_sum(forward(moved), moved.targets)
+                    sums.append((float(summed), batch.supervised))
         except (FinesightError, StopAsked) as error:
             failed = error
     total, supervised = 0.0, 0
     dealt = chain.from_iterable(zip_longest(*world.together(sums, failed), fillvalue=(0.0, 0)))
-    for loss, count in dealt:
-        total, supervised = total + loss, supervised + count
+    for part, count in dealt:
+        total, supervised = total + part, supervised + count
     return total / supervised

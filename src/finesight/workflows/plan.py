@@ -21,7 +21,7 @@ from finesight.runtime.device import peak_bytes
 from finesight.training.loop import LoopState
 from finesight.training.memory import computed_in_memory
 from finesight.training.meters import Point
-from finesight.training.step import loss_sum
+from finesight.training.step import Loss, loss_sum
 from finesight.workflows.course import Course
 from finesight.workflows.prepare import Prepared
 
@@ -38,19 +38,20 @@ def predicted_cost(
     steps: int,
     state_bytes: float,
     processes: int = 1,
+    loss: Loss | None = None,
 ) -> Cost:
     """Time a forward and backward pass over the run's first window and scale it. One before it warms up; its arithmetic
     is counted, and what it keeps.
 
-    `state_bytes` are those of the optimizer's averages.
+    `state_bytes` are those of the optimizer's averages. `loss` measures a batch, where all logits are not to be made.
 
     Of several `processes` each is taken to compute its part of that in its part of the time.
 
     Raises OutOfMemory where the window does not fit.
     """
     window = course.first()
-    flops, memory = _counted_pass(prepared, forward, window, state_bytes)
-    seconds = _timed_pass(prepared, forward, window) / processes
+    flops, memory = _counted_pass(prepared, forward, window, state_bytes, loss)
+    seconds = _timed_pass(prepared, forward, window, loss) / processes
     cost = predict_cost(
         pass_seconds=seconds,
         peak_bytes=peak_bytes(prepared.device),
@@ -69,7 +70,11 @@ def predicted_cost(
 
 
 def _counted_pass(
-    prepared: Prepared, forward: SupervisedForward, window: tuple[Batch, ...], state_bytes: float
+    prepared: Prepared,
+    forward: SupervisedForward,
+    window: tuple[Batch, ...],
+    state_bytes: float,
+    loss: Loss | None,
 ) -> tuple[int | None, Memory]:
     """FLOPs of a forward and backward pass, and memory by part; what cannot be had is said, and left out."""
     model, sliced = prepared.model, is_sliced(prepared.model)
@@ -80,7 +85,7 @@ def _counted_pass(
     counted = Counted()
     try:
         with counting() as counted:
-            _pass(prepared, forward, window, None if sliced else kept, points)
+            _pass(prepared, forward, window, loss, None if sliced else kept, points)
     except FinesightError:
         raise
     except Exception as error:  # whatever an operator's own code raises where torch looks on
@@ -88,15 +93,17 @@ def _counted_pass(
         counted.why = f"{type(error).__name__}: {told}"
         prepared.model.zero_grad(set_to_none=True)
         kept = Activations(model)
-        _pass(prepared, forward, window)
+        _pass(prepared, forward, window, loss)
     if counted.flops is None:
         prepared.notices.add("mfu", f"the arithmetic of a step could not be counted: {counted.why}")
     return counted.flops, memory if sliced or not kept.most else kept.found(memory, _AS_PARTS)
 
 
-def _timed_pass(prepared: Prepared, forward: SupervisedForward, window: tuple[Batch, ...]) -> float:
+def _timed_pass(
+    prepared: Prepared, forward: SupervisedForward, window: tuple[Batch, ...], loss: Loss | None
+) -> float:
     began = time.perf_counter()
-    _pass(prepared, forward, window)
+    _pass(prepared, forward, window, loss)
     return time.perf_counter() - began
 
 
@@ -104,19 +111,22 @@ def _pass(
     prepared: Prepared,
     forward: SupervisedForward,
     window: tuple[Batch, ...],
+    loss: Loss | None,
     kept: Activations | None = None,
     points: Sequence[Point] = (),
 ) -> None:
     for batch in window:
         with computed_in_memory(batch, prepared.device, 1):
             moved = batch.to(prepared.device)
-            with nullcontext() if kept is None else kept.watching(points):
-                with prepared.precision.autocast():
+            with nullcontext() if kept is None else kept.watching(points), prepared.precision.autocast():
+                if loss is not None:  # in chunks logits are never there together
+                    summed = loss(moved, 0.0)
+                else:
                     logits = forward(moved)
-                loss = loss_sum(logits, moved.targets)
-            if kept is not None:
-                kept.see_logits(logits)
-            loss.backward()  # type: ignore[no-untyped-call]
+                    summed = loss_sum(logits, moved.targets)
+                    if kept is not None:
+                        kept.see_logits(logits)
+            summed.backward()  # type: ignore[no-untyped-call]
             if kept is not None:
                 kept.next_micro_batch()
     if prepared.device.type == "cuda":

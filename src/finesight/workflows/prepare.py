@@ -265,7 +265,7 @@ def _learner(recipe: Recipe, words: Words, precision: Precision, notices: Notice
     for kind, text in loaded.ports.said:
         notices.add(kind, text)
     if recipe.train.gradient_checkpointing:
-        checkpoint_activations(loaded.model)
+        checkpoint_activations(loaded.model, recipe.train.packing)
     return loaded, adapted
 
 

@@ -51,6 +51,7 @@ from finesight.workflows.course import Course, steps_of
 from finesight.workflows.engines import engine_of, unsliced
 from finesight.workflows.explained import Explained
 from finesight.workflows.fitting import Fitting
+from finesight.workflows.numbers import chunked_loss, compiled_layers, sampling_of
 from finesight.workflows.pace import Pace
 from finesight.workflows.packed import try_packing
 from finesight.workflows.plan import predicted_cost
@@ -85,6 +86,9 @@ class Session:
             check_profile(recipe.profile, self._steps)
             if train.packing:  # before the model is in slices, which have numbers of their own
                 try_packing(prepared, self._forward, self._course)
+            self._chunked = chunked_loss(recipe, prepared, self._forward, self._course, world.strategy)
+        self._loss = None if self._chunked is None else self._chunked.loss
+        self._compiled = compiled_layers(recipe, prepared, self._forward)
         sliced = world.strategy == "fsdp"
         self._outline = outline(prepared.model, prepared.adapted) if sliced else None
         engine = engine_of(recipe, prepared, world, cache(self._course.spare))
@@ -102,6 +106,8 @@ class Session:
             engine,
             train.label_smoothing,
             train.on_nan == "skip",
+            self._loss,
+            sampling_of(recipe, prepared, self._forward, self._chunked, self._steps),
         )
         self._records = Records(run, recipe.log.every, recipe.log.samples) if world.first else None
         val = prepared.splits.get("val")
@@ -145,6 +151,7 @@ class Session:
 
     def take_best(self) -> Prepared:
         """What was prepared, with the weights of the best checkpoint; the whole model in every process."""
+        self._compiled.take_out()
         best = self._world.once(lambda: str(self._checkpoints.best_or_last()))
         restore_model(self._prepared.model, self._load(best).tensors["model"], best, self._learned_alone)
         return self._prepared if self._outline is None else unsliced(self._prepared, self._outline)
@@ -269,16 +276,15 @@ class Session:
 
     def _predicted(self) -> Cost:
         """By one pass over the first window, in micro-batches that fit."""
+        averages = state_bytes(self._prepared.model, self._recipe.train)
         while True:
             try:
-                return predicted_cost(
-                    self._prepared,
-                    self._forward,
-                    self._course,
-                    self._steps,
-                    state_bytes(self._prepared.model, self._recipe.train),
-                    self._world.size,
-                )
+                with self._compiled.left_out():
+                    return predicted_cost(
+                        *(self._prepared, self._forward, self._course, self._steps, averages),
+                        processes=self._world.size,
+                        loss=self._loss,
+                    )
             except OutOfMemory as error:
                 if not self._fitting.smaller(error):
                     raise
@@ -302,10 +308,12 @@ class Session:
 
         if world.size > 1:
             share_averages(prepared.model)
+        # slices are gathered in the numbers of the forward pass
         numbers = prepared.precision.autocast() if world.strategy == "fsdp" else nullcontext()
-        with gathered(prepared.model), numbers:  # slices are gathered in the numbers of the forward pass
+        with gathered(prepared.model), self._compiled.left_out(), numbers:
             loss = mean_loss(
-                prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device, world
+                *(prepared.model, self._forward, unless_asked(), prepared.precision, prepared.device, world),
+                loss=self._loss,
             )
             pictures = self._pictures()
             if not settings.max_samples:
