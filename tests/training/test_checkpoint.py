@@ -85,6 +85,22 @@ def test_rotation_keeps_the_newest_two_and_the_best(
     assert store.best_or_last().name == f"step-{best or 5}"
 
 
+def test_what_a_run_was_continued_from_stays(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path / "checkpoints", Notices(), keep=1)
+    for step in (1, 2):
+        first.save(_checkpoint(step), best=False)
+    assert _steps(tmp_path) == [2]
+    resumed = Checkpoints(tmp_path / "checkpoints", Notices(), keep=1)
+    assert resumed.newest() is not None
+    for step in (3, 4):
+        resumed.save(_checkpoint(step), best=False)
+    assert _steps(tmp_path) == [2, 4]
+    again = Checkpoints(tmp_path / "checkpoints", Notices(), keep=1)
+    assert again.newest() is not None
+    again.save(_checkpoint(5), best=False)
+    assert _steps(tmp_path) == [4, 5]
+
+
 def test_a_saved_step_is_not_written_again(store: Checkpoints, tmp_path: Path) -> None:
     store.save(_checkpoint(1), best=False)
     file = tmp_path / "checkpoints" / "step-1" / "state.json"

@@ -33,8 +33,9 @@ from finesight.runtime.notices import Notices
 from finesight.training.slices import INDEX, Room, read_slices
 
 _MANIFEST = "manifest.json"
-BESIDE = 2
-"""Checkpoints that may be on the disk beside the newest ones that are kept: the best, and the one that is written."""
+BESIDE = 3
+"""Checkpoints that may be on the disk beside the newest ones: the best, the one that the run was continued from, and
+the one that is written."""
 
 _SPARE = 2**20
 """Bytes beside the tensors that a checkpoint may need."""
@@ -71,10 +72,12 @@ def bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
 
 
 class Checkpoints:
-    """The checkpoints of one run, below `folder`: the `keep` newest and the best."""
+    """The checkpoints of one run, below `folder`: the `keep` newest, the best, and the one it was continued from."""
 
     def __init__(self, folder: Path, notices: Notices, keep: int = 2) -> None:
         self._folder, self._notices, self._keep = folder, notices, keep
+        self._source: str | None = None
+        """Name of the one that the run was continued from: it stays as long as this process trains."""
 
     def clean(self) -> None:
         """Remove what a killed save left behind."""
@@ -129,7 +132,8 @@ class Checkpoints:
         if best:
             write_text(self._folder / "best", name + "\n")
         saved = self._saved()
-        kept = {self.named("last"), self.named("best"), *(path.name for path in saved[: self._keep])}
+        newest = (path.name for path in saved[: self._keep])
+        kept = {self.named("last"), self.named("best"), self._source, *newest}
         for path in saved:
             if path.name not in kept:
                 shutil.rmtree(path)
@@ -187,11 +191,12 @@ class Checkpoints:
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint. Each broken one above it is told by name and set aside: the run, continued from
-        below, will come to its step again."""
+        """The newest whole checkpoint, to continue the run from. Each broken one above it is told by name and set
+        aside: the run, continued from below, will come to its step again."""
         for path in self._saved():
             broken = _fault_of(path)
             if broken is None:
+                self._source = path.name
                 return path
             aside = path.with_name(path.name + _BROKEN)
             shutil.rmtree(aside, ignore_errors=True)
