@@ -228,7 +228,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 def compare(workload: str, asked: argparse.Namespace) -> bool:
     """Measure all variants of a workload; whether their losses are equal."""
-    from benchmarks.gpu_costs import peak_flops
+    from finesight.runtime.peak import sheet
 
     size = "small" if asked.small else asked.size
     wanted = [
@@ -237,7 +237,7 @@ def compare(workload: str, asked: argparse.Namespace) -> bool:
     ]
     told = {one.variant: in_a_process(one) for one in wanted}
     device = next(iter(told.values())).device
-    peak = asked.peak * 1e12 if asked.peak else peak_flops(device)
+    peak = asked.peak * 1e12 if asked.peak else sheet(device, "bf16")
     found = summary(wanted[0], told, peak)
     print("\n".join(lines(found)))
     if not asked.small:

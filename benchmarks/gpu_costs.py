@@ -20,20 +20,6 @@ _PROFILED = 4
 _ROWS = 15
 """Operations that a profile names."""
 
-PEAKS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
-"""FLOP/s in bf16 without sparsity, as NVIDIA's data sheets say, by a part of the device's name; the first counts."""
-
 PARTS = {
     "matrix products": ("mm", "addmm", "bmm", "matmul", "linear", "convolution"),
     "attention": ("attention", "attn", "flash"),
@@ -46,11 +32,6 @@ PARTS = {
 def name_of(device: torch.device) -> str:
     """What the device calls itself."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def peak_flops(device: str) -> float | None:
-    """FLOP/s that a device of this name can do in bf16; None where nobody knows."""
-    return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
 def flops_of(model: nn.Module, examples: Sequence[Example]) -> float:

@@ -71,7 +71,9 @@ def all_of(world: World, mappings: dict[str, Any]) -> list[Any]:
     for found in mappings.values():
         recipe = parse_recipe(found)
         strategy: Any = recipe.parallel.strategy
-        workflow._stages(recipe, (False, False), False, None, replace(world, strategy=strategy), time.monotonic())
+        workflow._stages(
+            recipe, (False, False), False, None, replace(world, strategy=strategy), time.monotonic()
+        )
     return []
 
 

@@ -11,6 +11,7 @@ import torch
 SHEETS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
         # TFLOP/s of 16-bit numbers (bf16, fp16; sums in fp32, not sparse), of TF32, and of fp32 without tensor cores
+        "B200": (2250, 1100, 75),
         "H200 NVL": (835.5, 417.5, 60),
         "H200": (989.4, 494.7, 66.9),
         "H100 NVL": (835.5, 417.5, 60),
