@@ -347,19 +347,19 @@ def slow(path: Path, count: int, side: int) -> Any:
 
 def test_a_worker_that_is_killed_is_told_with_its_row(tmp_path: Path, in_workers: None) -> None:
     source = slow(tmp_path / "t.csv", 3000, 1200)
+    before = psutil.Process().children()  # of other tests, or of Python itself
 
     def kill() -> None:
         end = time.monotonic() + 60
         while time.monotonic() < end:
             for child in psutil.Process().children():
-                if child.cpu_times().user > 0.6:
+                if child not in before and child.cpu_times().user > 0.6:
                     child.kill()
                     return
             time.sleep(0.05)
 
     killer = Thread(target=kill)
     killer.start()
-    before = psutil.Process().children()  # of other tests, or of Python itself
     with pytest.raises(WorkerError, match="SIGKILL") as caught:
         look(source, jobs=2)
     killer.join()
