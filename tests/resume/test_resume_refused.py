@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import Watcher, essence, rows, tiny_mapping, tiny_recipe, write_pictures
 
 from finesight.config.load import parse_recipe
-from finesight.core.errors import Interrupted, RunError
+from finesight.core.errors import FinesightError, Interrupted, RunError
 from finesight.runtime.locks import locked
 from finesight.workflows.train import train
 
@@ -186,6 +186,19 @@ def test_a_start_that_failed_on_its_data_can_be_mended(tmp_path: Path) -> None:
         train(tiny_recipe(data, folder))
     data.write_text(text)
     assert train(tiny_recipe(data, folder, train={"max_steps": 2, "lr": 0.1}))["status"] == "finished"
+
+
+def test_a_start_that_failed_on_its_recipe_can_be_mended(tmp_path: Path, tiny_data: Path) -> None:
+    """What is known to be wrong only once there is a model: nothing was learned, so nothing stands in the way."""
+    folder, few = tmp_path / "run", {"max_steps": 2}
+    for wrong in (
+        {"train": {**few, "groups": [{"match": "zzz.*", "lr": 1e-3}]}},
+        {"train": few, "profile": {"steps": [3, 9]}},
+    ):
+        with pytest.raises(FinesightError, match=r"zzz|profile"):
+            train(tiny_recipe(tiny_data, folder, **wrong))
+    assert train(tiny_recipe(tiny_data, folder, train={"max_steps": 2, "lr": 0.1}))["status"] == "finished"
+    assert json.loads((folder / "environment.json").read_text())["resumed"] == []
 
 
 def test_a_directory_that_is_no_run_is_left_alone(tmp_path: Path, tiny_data: Path) -> None:

@@ -113,11 +113,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _program() -> str:
+    """The command's name, however it was started (`python -m finesight` too)."""
+    name = Path(sys.argv[0]).name
+    return "finesight" if name == "__main__.py" else name
+
+
 def environment() -> dict[str, Any]:
     """The record that `environment.json` begins with."""
     return {
         "versions": versions(),
         "machine": describe_machine(),
         "git": git_state(Path.cwd()),
-        "command": without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_secrets([_program(), *sys.argv[1:]]),
     }

@@ -9,8 +9,8 @@ from finesight.core.prediction import Score
 from finesight.core.rundir import RunDirectory
 from finesight.export.card import adapter_card, model_card
 from finesight.export.folder import save_adapter_folder, save_folder, save_skeleton
-from finesight.workflows.places import SKELETON
 from finesight.workflows.prepare import Prepared
+from finesight.workflows.rundirs import SKELETON
 
 
 def finished_folder(run: RunDirectory, recipe: Recipe) -> Path:

@@ -13,10 +13,7 @@ from finesight.models.hub import hub_adapter
 from finesight.models.load import AS_IT_IS, LoadedModel, Reading, build_from_config, load_model
 from finesight.training.checkpoint import load_checkpoint
 from finesight.training.state import restore_model
-from finesight.workflows.rundirs import check_run
-
-SKELETON = "skeleton"
-"""Folder beside the checkpoints that holds the model's configuration and processor, and an adapter's configuration."""
+from finesight.workflows.rundirs import SKELETON, check_run
 
 _ADAPTER_CONFIG = "adapter_config.json"
 """The file by which a folder is known to hold an adapter."""

@@ -10,7 +10,8 @@ from finesight.models.load import AS_IT_IS, Reading, load_processor
 from finesight.models.ports import ports_of
 from finesight.models.scratch import build_config, build_processor, learn_tokenizer
 from finesight.workflows.composed import composed_ports
-from finesight.workflows.places import SKELETON, adapter_of, model_place, run_of
+from finesight.workflows.places import adapter_of, model_place, run_of
+from finesight.workflows.rundirs import SKELETON
 from finesight.workflows.starting import reading_of
 
 

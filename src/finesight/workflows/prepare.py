@@ -40,7 +40,8 @@ from finesight.runtime.notices import Notices
 from finesight.training.precision import Precision, choose_precision
 from finesight.workflows.course import ByNumber, Course, Streamed, open_stream
 from finesight.workflows.features import remember_features
-from finesight.workflows.places import SKELETON, adapter_of, model_place
+from finesight.workflows.places import adapter_of, model_place
+from finesight.workflows.rundirs import SKELETON
 from finesight.workflows.starting import Words, reading_of, starting_model
 
 _LEAST_WINDOW, _MOST_WINDOW = 1024, 10_000

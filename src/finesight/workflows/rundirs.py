@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from finesight.core.rundir import RunDirectory
 from finesight.runtime.files import TEMPORARY, write_text
 from finesight.runtime.locks import locked
 from finesight.workflows.changes import Changes, changed_recipe, refuse_recipe
+
+SKELETON = "skeleton"
+"""Folder beside the checkpoints that holds the model's configuration and processor, and an adapter's configuration."""
 
 _PROCESS_LOG = re.compile(r"process-\d+\.log")
 """What a process other than the first one says where it fails."""
@@ -44,6 +48,9 @@ def open_run(recipe: Recipe, resume: bool, force: bool = False) -> Iterator[tupl
             _check_existing(run, resume)
             changes = changed_recipe(run, recipe)
             refuse_recipe(run, changes, force)
+        else:  # what was recorded is of a recipe or data that were wrong
+            run.environment.unlink(missing_ok=True)
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
         if not run.results.is_file() and not changes.named:  # a finished run stays as it is
             write_text(run.recipe, dump(recipe))
         yield run, changes
@@ -64,8 +71,10 @@ def check_run(run: RunDirectory) -> None:
 
 
 def _never_begun(run: RunDirectory) -> bool:
-    """Whether all that a directory holds is what a start left that ended before its data were checked."""
-    left = {run.recipe.name, run.log.name, run.lock.name}
+    """Whether all that a directory holds is what a start left that ended before its first step was prepared."""
+    left = {run.recipe.name, run.log.name, run.lock.name, run.environment.name, run.checkpoints.name}
+    if run.checkpoints.is_dir() and any(path.name != SKELETON for path in run.checkpoints.iterdir()):
+        return False
     names = {path.name for path in run.path.iterdir() if not path.name.endswith(TEMPORARY)}
     names -= {run.stages.name}
     names = {name for name in names if not _PROCESS_LOG.fullmatch(name)}

@@ -33,12 +33,11 @@ from finesight.training.loop import LoopState
 from finesight.training.trackers import check_trackers, tracking
 from finesight.workflows.changes import Changes, began_with, check_sameness
 from finesight.workflows.finished import finished_card, finished_folder, save_finished, save_start
-from finesight.workflows.places import SKELETON
 from finesight.workflows.plan import measured_cost
 from finesight.workflows.prepare import Prepared, prepare
 from finesight.workflows.probe import PictureProbe, say_effect
 from finesight.workflows.report import build_report
-from finesight.workflows.rundirs import open_run
+from finesight.workflows.rundirs import SKELETON, open_run
 from finesight.workflows.scoring import answer_split, answered, keep_pictures, score_split
 from finesight.workflows.session import Session
 
